@@ -1,0 +1,140 @@
+"""The values that describe where a model can be tuned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+Kind: TypeAlias = Literal["matrix", "vector", "tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place of a model that can be tuned.
+
+    Attributes:
+        id: ``blocks.0.attn.qkv.weight[q]`` for a slice of a fused projection, the parameter's name otherwise.
+        parameter: Qualified name of the parameter that holds the site, as in ``model.named_parameters()``.
+        rows: Range ``(start, stop)`` of output features when the site is a slice of `parameter`, else None.
+        kind: ``"matrix"`` (linear layer or 1×1 convolution; may get a LoRA or an Adapter), ``"vector"``
+            (1-D, may be tuned whole) or ``"tensor"`` (anything else; sparse only).
+        block: Index of the block, counted over the whole model, that the site belongs to; None outside the blocks.
+        operation: Short name of what the site does: ``q``, ``k``, ``v``, ``proj``, ``fc1``, ``fc2``, ``norm1``, ...
+        shape: Shape of the site as stored: the slice of the parameter, not the whole parameter.
+        transposed: True when the weight is stored ``[in, out]`` (transformers' ``Conv1D``), so that `rows` counts columns.
+    """
+
+    id: str
+    parameter: str
+    rows: tuple[int, int] | None
+    kind: Kind
+    block: int | None
+    operation: str
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+    @property
+    def numel(self) -> int:
+        """Number of scalars of the site."""
+        return math.prod(self.shape)
+
+    @property
+    def out_features(self) -> int:
+        """Output features of a matrix site."""
+        return self.shape[1] if self.transposed else self.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """Input features of a matrix site."""
+        return self.shape[0] if self.transposed else self.shape[1]
+
+    @property
+    def module(self) -> str:
+        """Name of the module that owns the parameter; empty for a parameter of the root module."""
+        return self.parameter.rpartition(".")[0]
+
+    @property
+    def role_name(self) -> str:
+        """``weight`` or ``bias``: the parameter's own name within its module."""
+        return self.parameter.rpartition(".")[2]
+
+    def of(self, parameter: torch.Tensor) -> torch.Tensor:
+        """The site's view of a tensor that has the whole parameter's shape."""
+        if self.rows is None:
+            return parameter
+        start, stop = self.rows
+        return parameter.narrow(-1 if self.transposed else 0, start, stop - start)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; `from_dict` reads it back."""
+        return {
+            "id": self.id,
+            "parameter": self.parameter,
+            "rows": list(self.rows) if self.rows else None,
+            "kind": self.kind,
+            "block": self.block,
+            "operation": self.operation,
+            "shape": list(self.shape),
+            "transposed": self.transposed,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Site:
+        """Rebuild a site from `to_dict`."""
+        fields = dict(data)
+        fields["rows"] = tuple(fields["rows"]) if fields["rows"] else None
+        fields["shape"] = tuple(fields["shape"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutline:
+    """A model as the method sees it: what is ranked, what is always trained, what stays frozen, and why.
+
+    Attributes:
+        sites: The ranked sites, in the order of ``model.named_parameters()``, slices in row order.
+        head: Names of the modules that form the task's classifier; trained whole, never counted in a budget.
+        head_params: Number of scalars in the head.
+        always_trained: Parameter name -> shape of the class token and its kin; trained whole, counted in a budget.
+        frozen: Parameter name -> the reason why it is neither ranked nor trained.
+        backbone_params: Number of scalars of the model without the head.
+    """
+
+    sites: tuple[Site, ...]
+    head: tuple[str, ...]
+    head_params: int
+    always_trained: Mapping[str, tuple[int, ...]]
+    frozen: Mapping[str, str]
+    backbone_params: int
+
+    @property
+    def always_trained_params(self) -> int:
+        """Number of scalars that are trained whatever the budget."""
+        return sum(math.prod(shape) for shape in self.always_trained.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; `from_dict` reads it back."""
+        return {
+            "sites": [site.to_dict() for site in self.sites],
+            "head": list(self.head),
+            "head_params": self.head_params,
+            "always_trained": {name: list(shape) for name, shape in self.always_trained.items()},
+            "frozen": dict(self.frozen),
+            "backbone_params": self.backbone_params,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelOutline:
+        """Rebuild an outline from `to_dict`."""
+        return cls(
+            sites=tuple(Site.from_dict(site) for site in data["sites"]),
+            head=tuple(data["head"]),
+            head_params=int(data["head_params"]),
+            always_trained={name: tuple(shape) for name, shape in data["always_trained"].items()},
+            frozen=dict(data["frozen"]),
+            backbone_params=int(data["backbone_params"]),
+        )
