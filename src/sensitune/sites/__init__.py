@@ -1,5 +1,18 @@
-"""Where a model can be tuned."""
+"""Where a model can be tuned.
 
+A *site* is one place of a model that the method can decide about: a weight matrix ``[out, in]`` (or one q, k or v slice
+of a fused projection), a vector ``[n]``, or any other tensor. The classification head and the class token are trained
+whatever the ranking says; the stem and the position embedding stay frozen (He et al., ICCV 2023, section 4.1).
+
+Example:
+    >>> import timm
+    >>> from sensitune.sites import find_sites
+    >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=10)
+    >>> [site.id for site in find_sites(model)][2:5]
+    ['blocks.0.attn.qkv.weight[q]', 'blocks.0.attn.qkv.weight[k]', 'blocks.0.attn.qkv.weight[v]']
+"""
+
+from sensitune.sites._outline import find_sites, outline_model
 from sensitune.sites._types import Kind, ModelOutline, Site
 
-__all__ = ["Kind", "ModelOutline", "Site"]
+__all__ = ["Kind", "ModelOutline", "Site", "find_sites", "outline_model"]
