@@ -1,0 +1,170 @@
+"""A model's answers on images it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from sensitune.data import ImageTransform, PreparedImages
+from sensitune.errors import ArgumentError, DataError
+from sensitune.training._device import autocast, resolve_device, resolve_dtype
+from sensitune.training._loss import logits_of
+from sensitune.training._recipe import Precision
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+        accuracy: Share of images whose most probable class is their label, in [0, 1].
+        loss: Mean cross-entropy over the images, without label smoothing.
+        num_images: Number of images.
+        predictions: Most probable class id of every image [num_images], in the split's order.
+    """
+
+    accuracy: float
+    loss: float
+    num_images: int
+    predictions: Tensor = field(repr=False, compare=False)
+
+
+def evaluate(
+    model: nn.Module,
+    split: Dataset | PreparedImages,
+    transform: ImageTransform | None = None,
+    *,
+    batch_size: int = 64,
+    device: str | torch.device = "auto",
+    precision: Precision = "auto",
+    num_workers: int = 0,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Evaluation:
+    """Accuracy and loss of a model on a labelled split, without augmentation. The random state is left as it was.
+
+    Args:
+        model: Returns logits [batch, classes], alone or as ``.logits``. It is moved to `device`; its training flags
+            are put back.
+        split: A split of `ImageData.dataset`, or one that is prepared already.
+        transform: How images become tensors; None only for a prepared split.
+        batch_size: Images per forward pass.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``.
+        num_workers: Processes that read images; 0 reads them in this one.
+        progress: Called with the images done and their number after every batch.
+
+    Returns:
+        The evaluation.
+
+    Raises:
+        DataError: If the split has no images.
+    """
+    images = prepare(split, transform)
+    if len(images) == 0:
+        raise DataError("A split to evaluate must hold at least one image. Got an empty one.")
+    # Its own generator: a loader otherwise draws from the global one, and training would depend on being evaluated.
+    loader = DataLoader(images, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator())
+    forward = _forward_pass(model, device=device, precision=precision)
+    answers, labels = [], []
+    with evaluation_mode(model):
+        for batch in loader:
+            answers.append(forward(batch["pixel_values"]))
+            labels.append(batch["labels"])
+            if progress is not None:
+                progress(sum(map(len, labels)), len(images))
+    return _score(torch.cat(answers), torch.cat(labels))
+
+
+def predict_probabilities(
+    model: nn.Module,
+    images: Iterable[Image.Image],
+    transform: ImageTransform,
+    *,
+    batch_size: int = 64,
+    device: str | torch.device = "auto",
+    precision: Precision = "auto",
+) -> Tensor:
+    """Class probabilities of images.
+
+    Args:
+        model: Returns logits [batch, classes], alone or as ``.logits``. It is moved to `device`.
+        images: Decoded images; read lazily, `batch_size` at a time.
+        transform: How images become tensors; augmentation is left out.
+        batch_size: Images per forward pass.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``.
+
+    Returns:
+        Probabilities [images, classes], float32, on the CPU, in the order of `images`.
+
+    Raises:
+        DataError: If there are no images.
+    """
+    to_tensor = transform.for_evaluation()
+    forward = _forward_pass(model, device=device, precision=precision)
+    tensors = (to_tensor(image) for image in images)
+    probabilities = []
+    with evaluation_mode(model):
+        while batch := list(islice(tensors, batch_size)):
+            probabilities.append(forward(torch.stack(batch)).softmax(1))
+    if not probabilities:
+        raise DataError("There must be at least one image to predict. Got none.")
+    return torch.cat(probabilities)
+
+
+def prepare(split: Dataset | PreparedImages, transform: ImageTransform | None) -> PreparedImages:
+    """The split under the transform without augmentation; a prepared split as it is."""
+    if isinstance(split, PreparedImages):
+        return split
+    if transform is None:
+        raise ArgumentError("`transform` must be given for a split that is not a `PreparedImages`. Got None.")
+    return PreparedImages(split, transform.for_evaluation())
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every module's own training flag back afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _forward_pass(
+    model: nn.Module, *, device: str | torch.device, precision: Precision
+) -> Callable[[Tensor], Tensor]:
+    """The model on its device as a function from images to logits on the CPU, without gradients."""
+    place = resolve_device(device)
+    dtype = resolve_dtype(precision, place)
+    model.to(place)
+
+    def forward(pixel_values: Tensor) -> Tensor:
+        with torch.no_grad(), autocast(place, dtype):
+            return logits_of(model, pixel_values.to(place)).cpu()
+
+    return forward
+
+
+def _score(logits: Tensor, labels: Tensor) -> Evaluation:
+    predictions = logits.argmax(1)
+    return Evaluation(
+        accuracy=(predictions == labels).double().mean().item(),
+        loss=functional.cross_entropy(logits.double(), labels).item(),
+        num_images=len(labels),
+        predictions=predictions,
+    )
