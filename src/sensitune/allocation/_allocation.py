@@ -1,0 +1,214 @@
+"""The value that says where a model is tuned, how, and what it costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from sensitune._tensor_file import load_tensor_file, save_tensor_file
+from sensitune.allocation._cost import StructuredType, module_params
+from sensitune.allocation._table import allocation_rows, format_summary
+from sensitune.errors import AdapterFileError, ArgumentError
+from sensitune.sites import ModelOutline, Site
+
+_KIND = "allocation"
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """Which sites get a module, which vectors are tuned whole, and which single scalars are trained in the rest.
+
+    Attributes:
+        outline: The model the allocation was made for.
+        structured: Ids of the matrix sites that get a LoRA or an Adapter.
+        vectors: Ids of the vector sites that are tuned whole.
+        sparse: Site id -> int64 flat indices within the site (row-major, sorted) of the scalars that are trained.
+        rank: Rank of every structured module.
+        structured_type: ``"lora"``, ``"adapter"``, or None where no site is structured.
+        tau: How many of the most sensitive scalars were selected; None for baselines that rank nothing.
+        budget: The number of trainable parameters that was asked for; None if `tau` was given, or nothing.
+        alpha: A matrix is structured from ``P / alpha`` selected scalars on; None where no ranking was used.
+        beta: A vector of size n is tuned whole from ``n / beta`` selected scalars on; None where no ranking was used.
+        method: ``"spt"``, ``"uniform"`` or ``"random"``.
+        always_trained: Names of the parameters trained whole whatever the ranking (class token); empty for head only.
+        metadata: Where the allocation comes from, JSON-ready: criterion, number of batches, model, seed, versions.
+
+    Raises:
+        ArgumentError: If a site is unknown, of the wrong kind, named twice, or an index lies outside its site.
+    """
+
+    outline: ModelOutline
+    structured: tuple[str, ...]
+    vectors: tuple[str, ...]
+    sparse: Mapping[str, torch.Tensor]
+    rank: int
+    structured_type: StructuredType | None
+    tau: int | None = None
+    budget: int | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    method: str = "spt"
+    always_trained: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_sites(self)
+        for site_id, indices in self.sparse.items():
+            _check_indices(self.site(site_id), indices)
+
+    @cached_property
+    def _sites(self) -> dict[str, Site]:
+        return {site.id: site for site in self.outline.sites}
+
+    def site(self, site_id: str) -> Site:
+        """The site of an id.
+
+        Args:
+            site_id: For example ``blocks.0.attn.qkv.weight[q]``.
+
+        Returns:
+            The site.
+
+        Raises:
+            ArgumentError: If the model has no such ranked site.
+        """
+        if site_id not in self._sites:
+            raise ArgumentError(f"`{site_id}` is not one of the {len(self._sites)} sites that the model ranks.")
+        return self._sites[site_id]
+
+    @property
+    def num_sites(self) -> int:
+        """Number of sites that are tuned in some way."""
+        return len(self.structured) + len(self.vectors) + len(self.sparse)
+
+    @property
+    def structured_params(self) -> int:
+        """Parameters of all LoRA or Adapter modules."""
+        return sum(module_params(self.site(name), self.structured_type, self.rank) for name in self.structured)
+
+    @property
+    def vector_params(self) -> int:
+        """Parameters of the vectors that are tuned whole."""
+        return sum(self.site(name).numel for name in self.vectors)
+
+    @property
+    def sparse_params(self) -> int:
+        """Number of single scalars that are trained."""
+        return sum(indices.numel() for indices in self.sparse.values())
+
+    @property
+    def always_trained_params(self) -> int:
+        """Parameters of the class token and its kin."""
+        return sum(torch.Size(self.outline.always_trained[name]).numel() for name in self.always_trained)
+
+    @property
+    def trainable_params(self) -> int:
+        """Everything that is trained, the class token counted, the head not: the number a budget is compared with."""
+        return self.structured_params + self.vector_params + self.sparse_params + self.always_trained_params
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the modules of the task's classifier, which is always trained whole."""
+        return self.outline.head
+
+    @property
+    def head_params(self) -> int:
+        """Parameters of the head."""
+        return self.outline.head_params
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per ranked site and always-trained parameter; ``params`` sums to `trainable_params`.
+
+        Returns:
+            Rows with the keys ``site``, ``block``, ``operation``, ``kind`` (``"matrix"``, ``"vector"``, ``"tensor"``),
+            ``tuning`` (``"structured"``, ``"vector"``, ``"sparse"``, ``"always"``, ``"frozen"``) and ``params``.
+        """
+        return allocation_rows(self)
+
+    def summary(self) -> str:
+        """A plain-text table by operation, then the totals with and without the head."""
+        return format_summary(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file: the sparse indices as tensors, everything else in its header."""
+        tensors = {name: _stored(self.site(name), indices) for name, indices in self.sparse.items()}
+        content = {name: getattr(self, name) for name in _JSON_FIELDS}
+        content["outline"] = self.outline.to_dict()
+        content["metadata"] = dict(self.metadata)
+        save_tensor_file(path, tensors, kind=_KIND, content=content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Allocation:
+        """Read what `save` wrote.
+
+        Args:
+            path: A file written by `save`.
+
+        Returns:
+            The same allocation.
+
+        Raises:
+            AdapterFileError: If the file is damaged, incomplete, contradicts itself, or is not an allocation.
+        """
+        tensors, content = load_tensor_file(path, kind=_KIND)
+        try:
+            fields = {name: content[name] for name in _JSON_FIELDS}
+            for name in ("structured", "vectors", "always_trained"):
+                fields[name] = tuple(fields[name])
+            sparse = {name: indices.to(torch.int64) for name, indices in tensors.items()}
+            outline = ModelOutline.from_dict(content["outline"])
+            return cls(outline=outline, sparse=sparse, metadata=content["metadata"], **fields)
+        except (ArgumentError, KeyError, TypeError) as error:
+            raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
+
+
+_JSON_FIELDS = (
+    *("structured", "vectors", "rank", "structured_type", "tau", "budget", "alpha", "beta", "method"),
+    "always_trained",
+)
+
+
+def _stored(site: Site, indices: torch.Tensor) -> torch.Tensor:
+    """Half the bytes wherever the site is small enough for 32-bit indices."""
+    return indices.to(torch.int32) if site.numel <= _INT32_MAX else indices
+
+
+def _check_sites(allocation: Allocation) -> None:
+    for name in allocation.structured:
+        _check_kind(allocation.site(name), "matrix", "structured")
+    if allocation.structured and allocation.structured_type is None:
+        raise ArgumentError("`structured_type` must be 'lora' or 'adapter' when sites are structured. Got None.")
+    for name in allocation.vectors:
+        _check_kind(allocation.site(name), "vector", "tuned whole")
+    seen: set[str] = set()
+    for name in (*allocation.structured, *allocation.vectors, *allocation.sparse):
+        if name in seen:
+            raise ArgumentError(f"`{name}` is tuned twice; a site is structured, whole or sparse.")
+        seen.add(name)
+    for name in allocation.always_trained:
+        if name not in allocation.outline.always_trained:
+            raise ArgumentError(f"`{name}` is not a parameter that the model always trains.")
+
+
+def _check_kind(site: Site, kind: str, tuning: str) -> None:
+    if site.kind != kind:
+        raise ArgumentError(f"`{site.id}` is a {site.kind}; only a {kind} can be {tuning}.")
+
+
+def _check_indices(site: Site, indices: torch.Tensor) -> None:
+    if indices.dtype != torch.int64 or indices.dim() != 1 or not indices.numel():
+        raise ArgumentError(
+            f"The indices of `{site.id}` must be a non-empty 1-D int64 tensor. "
+            f"Got {indices.dtype} of shape {tuple(indices.shape)}."
+        )
+    if indices.numel() > 1 and not bool((indices[1:] > indices[:-1]).all()):
+        raise ArgumentError(f"The indices of `{site.id}` must be sorted and without repetition.")
+    if int(indices[0]) < 0 or int(indices[-1]) >= site.numel:
+        wrong = int(indices[0]) if int(indices[0]) < 0 else int(indices[-1])
+        raise ArgumentError(f"Index {wrong} of `{site.id}` lies outside its {site.numel} scalars.")
