@@ -1,0 +1,41 @@
+# Everything a developer needs. `make help` lists it. All of it runs in .venv, which is made on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+# Two test processes of one thread each: the tiny models of the tests gain nothing from more threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/.installed  ## make .venv with the exact versions of constraints.txt (about 6 GB)
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+demo: install  ## tune a real vision transformer on real photographs, on the CPU
+	$(BIN)/sensitune demo
+
+test: install  ## run the tests
+	$(PYTEST)
+
+lint: install  ## formatting, lint, types and the import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint  ## lint, then the tests; stops at the first that fails
+	$(PYTEST)
+
+format: install  ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv, caches and build outputs
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
