@@ -145,9 +145,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _forward_pass(
-    model: nn.Module, *, device: str | torch.device, precision: Precision
-) -> Callable[[Tensor], Tensor]:
+def _forward_pass(model: nn.Module, *, device: str | torch.device, precision: Precision) -> Callable[[Tensor], Tensor]:
     """The model on its device as a function from images to logits on the CPU, without gradients."""
     place = resolve_device(device)
     dtype = resolve_dtype(precision, place)

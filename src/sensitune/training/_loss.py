@@ -10,7 +10,7 @@ from sensitune.training._recipe import Recipe
 
 
 def logits_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
-    """Logits [batch, classes] in float32 of a model that returns them, alone (timm) or as ``.logits`` (transformers)."""
+    """Logits [batch, classes], float32, of a model that returns them alone (timm) or as ``.logits`` (transformers)."""
     output = model(pixel_values)
     logits: Tensor = getattr(output, "logits", output)
     return logits.float()

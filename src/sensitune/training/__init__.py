@@ -1,0 +1,62 @@
+"""The tuned model and its images -> trained adapter folders, on `transformers.Trainer`.
+
+A `Recipe` holds every number of the optimisation; its defaults are the VTAB-1k recipe: AdamW, a linear warm-up over
+W steps and a cosine over the rest,
+
+    lr(t) = a + (b - a) t / W                                    t < W
+    lr(t) = c + (b - c) (1 + cos(pi (t - W) / (T - W))) / 2       t >= W
+
+with a = 1e-6, b = 1e-3, c = 1e-5. No weight decay on 1-D tensors, tokens or sparse values. Images are
+[batch, 3, height, width] float32, labels [batch] int64, logits [batch, classes].
+
+Two accuracies are reported, that of the last epoch and that of the epoch the validation split chose; never the best
+test epoch. An interrupted run goes on from its last epoch with the same result.
+
+Paper: He et al., *Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning*, ICCV 2023, section 4.1.
+
+Example:
+    >>> recipe = Recipe(epochs=10, warmup_epochs=1)
+    >>> result = train(tuned, data, recipe, "runs/cells", transform=transform)  # doctest: +SKIP
+    >>> result.test_accuracy_chosen  # doctest: +SKIP
+    0.71
+"""
+
+from __future__ import annotations
+
+from sensitune.training._decay import no_weight_decay, parameter_groups
+from sensitune.training._device import resolve_device, resolve_dtype
+from sensitune.training._evaluate import Evaluation, evaluate, predict_probabilities
+from sensitune.training._recipe import Precision, Recipe
+from sensitune.training._result import (
+    EpochMetrics,
+    TrainingFolder,
+    TrainingProgress,
+    TrainingResult,
+    read_metrics,
+    read_result,
+)
+from sensitune.training._schedule import learning_rate_at
+from sensitune.training._train import train
+from sensitune.training._weights import load_weights, save_weights
+
+__all__ = [
+    "EpochMetrics",
+    "Evaluation",
+    "Precision",
+    "Recipe",
+    "TrainingFolder",
+    "TrainingProgress",
+    "TrainingResult",
+    "evaluate",
+    "learning_rate_at",
+    "load_weights",
+    "no_weight_decay",
+    "parameter_groups",
+    "predict_probabilities",
+    "read_metrics",
+    "read_result",
+    "resolve_device",
+    "resolve_dtype",
+    "save_weights",
+    "train",
+]

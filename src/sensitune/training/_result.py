@@ -1,0 +1,179 @@
+"""What a training run leaves behind: its numbers and the names of its files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sensitune._files import atomic_write
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One line of ``metrics.jsonl``.
+
+    Attributes:
+        epoch: The epoch, from 1.
+        train_loss: Mean loss of its steps.
+        learning_rate: Learning rate of its last step.
+        seconds: Wall-clock seconds it trained, without the validation.
+        validation_accuracy: Accuracy after it on the validation split, in [0, 1]; None without such a split.
+        validation_loss: Mean cross-entropy there.
+    """
+
+    epoch: int
+    train_loss: float
+    learning_rate: float
+    seconds: float
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` found. The test split was read only after the last epoch, never to choose anything.
+
+    Attributes:
+        metrics: Every epoch.
+        last_epoch: The last epoch, from 1.
+        chosen_epoch: The first epoch with the best validation accuracy; None without a validation split.
+        test_accuracy_last: Test accuracy of the last epoch's weights, in [0, 1]; None without a test split.
+        test_accuracy_chosen: Test accuracy of the chosen epoch's weights.
+        trained_params: Scalars that trained, head included.
+        num_train_images: Size of the training split.
+        seconds: Seconds of all epochs, without validation and test.
+        seed: The recipe's seed.
+        device: Where it trained.
+        precision: ``"float32"`` or ``"bfloat16"``.
+        resumed_after: The epoch whose checkpoint it went on from; None for a run in one piece.
+    """
+
+    metrics: tuple[EpochMetrics, ...]
+    last_epoch: int
+    chosen_epoch: int | None
+    test_accuracy_last: float | None
+    test_accuracy_chosen: float | None
+    trained_params: int
+    num_train_images: int
+    seconds: float
+    seed: int
+    device: str
+    precision: str
+    resumed_after: int | None = None
+
+    @property
+    def validation_accuracy_last(self) -> float | None:
+        """Validation accuracy after the last epoch."""
+        return self.metrics[-1].validation_accuracy
+
+    @property
+    def validation_accuracy_chosen(self) -> float | None:
+        """Validation accuracy after the chosen epoch."""
+        return self.metrics[self.chosen_epoch - 1].validation_accuracy if self.chosen_epoch else None
+
+    @property
+    def images_per_second(self) -> float:
+        """Images trained on per second, over all epochs."""
+        return self.num_train_images * len(self.metrics) / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the epochs' metrics, which have a file of their own, ready for JSON."""
+        values = asdict(self)
+        del values["metrics"]
+        return values | {
+            "validation_accuracy_last": self.validation_accuracy_last,
+            "validation_accuracy_chosen": self.validation_accuracy_chosen,
+            "images_per_second": self.images_per_second,
+        }
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """Where a training run stands after a step.
+
+    Attributes:
+        step: Steps done.
+        num_steps: Steps in all.
+        epoch: The epoch under way, from 1.
+        num_epochs: Epochs in all.
+        train_loss: Mean loss of the last finished epoch; None in the first.
+        validation_accuracy: Validation accuracy after it, in [0, 1]; None if there is none yet.
+    """
+
+    step: int
+    num_steps: int
+    epoch: int
+    num_epochs: int
+    train_loss: float | None
+    validation_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """Names of the files of a training run under its root."""
+
+    root: Path
+
+    @property
+    def adapter(self) -> Path:
+        """What trained, after the last epoch."""
+        return self.root / "adapter"
+
+    @property
+    def chosen_adapter(self) -> Path:
+        """What trained, after the epoch that the validation split chose."""
+        return self.root / "adapter_chosen"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What an interrupted run goes on from; gone once it is finished."""
+        return self.root / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line an epoch."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """The result's numbers."""
+        return self.root / "training.json"
+
+    def candidate(self, epoch: int) -> Path:
+        """Weights of an epoch that may turn out to be the chosen one."""
+        return self.checkpoints / f"chosen-{epoch}"
+
+
+def write_metrics(path: str | os.PathLike[str], metrics: Iterable[EpochMetrics]) -> None:
+    """Write one JSON line an epoch, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in metrics), encoding="utf-8")
+
+
+def read_metrics(path: str | os.PathLike[str]) -> tuple[EpochMetrics, ...]:
+    """Read what `write_metrics` wrote; a file that is not there has no epochs."""
+    if not Path(path).exists():
+        return ()
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return tuple(EpochMetrics(**json.loads(line)) for line in lines)
+
+
+def write_result(folder: TrainingFolder, result: TrainingResult) -> None:
+    """Write the result's numbers, whole or not at all."""
+    with atomic_write(folder.result) as temporary:
+        temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def read_result(root: str | os.PathLike[str]) -> TrainingResult | None:
+    """The result of a finished run in a folder; None if none has finished there."""
+    folder = TrainingFolder(Path(root))
+    if not folder.result.exists():
+        return None
+    values = json.loads(folder.result.read_text(encoding="utf-8"))
+    for derived in ("validation_accuracy_last", "validation_accuracy_chosen", "images_per_second"):
+        del values[derived]
+    return TrainingResult(metrics=read_metrics(folder.metrics), **values)

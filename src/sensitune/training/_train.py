@@ -1,0 +1,222 @@
+"""One training run, from a tuned model and its data to the adapter folders and their numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sensitune._files import atomic_write
+from sensitune.data import ImageData, ImageTransform, PreparedImages
+from sensitune.errors import ArgumentError, DataError, RunFolderError
+from sensitune.training._device import resolve_device, resolve_dtype
+from sensitune.training._evaluate import evaluate, evaluation_mode
+from sensitune.training._loss import logits_of
+from sensitune.training._recipe import Recipe
+from sensitune.training._result import (
+    EpochMetrics,
+    TrainingFolder,
+    TrainingProgress,
+    TrainingResult,
+    read_metrics,
+    write_result,
+)
+from sensitune.training._weights import load_weights, save_weights
+
+
+def train(
+    model: nn.Module,
+    data: ImageData,
+    recipe: Recipe,
+    output_dir: str | os.PathLike[str],
+    *,
+    transform: ImageTransform,
+    resume: bool = True,
+    device: str | torch.device = "auto",
+    num_workers: int = 0,
+    cache_bytes: int = 2 * 2**30,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> TrainingResult:
+    """Train what requires a gradient, keep its weights, and say how good they are.
+
+    The validation split is evaluated after every epoch; the test split twice and only at the end: with the last
+    epoch's weights and with those of the epoch that was best on the validation split. Writes to `output_dir`:
+    ``adapter/`` (last epoch), ``adapter_chosen/`` (chosen epoch), ``metrics.jsonl`` and ``training.json``; and, until
+    it is finished, ``checkpoints/``. Python's, NumPy's and torch's random states are seeded from the recipe.
+
+    Args:
+        model: A PEFT model (or any module with trainable parameters) that maps images [batch, 3, height, width] to
+            logits [batch, classes], alone or as ``.logits``. It ends up with the last epoch's weights.
+        data: Splits ``train`` and, optionally, ``validation`` and ``test``.
+        recipe: The optimisation.
+        output_dir: Where the files go.
+        transform: How images become tensors; augmentation, if any, on the training split only.
+        resume: Go on from the last checkpoint in `output_dir`, with the same result as a run in one piece; False
+            removes the checkpoints and starts again.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        num_workers: Processes that read images; 0 reads them in this one.
+        cache_bytes: Resized images are kept in memory up to this size for each split; 0 decodes them every epoch.
+        progress: Called after every step.
+
+    Returns:
+        The run's numbers.
+
+    Raises:
+        NonFiniteError: If the loss becomes infinite or not a number; the message names the step and the epoch.
+        ArgumentError: If nothing requires a gradient, or the model's outputs are not the data's classes.
+        RunFolderError: If `output_dir` holds checkpoints of another recipe.
+        DataError: If the training split has no images.
+    """
+    images = _prepared_splits(data, transform, cache_bytes)
+    _check_model(model, images["train"], data)
+    run = _Run(model, recipe, images, TrainingFolder(Path(output_dir)), resolve_device(device), num_workers)
+    resumed_after = _open_checkpoints(run, resume=resume)
+    metrics = list(read_metrics(run.folder.metrics)[: resumed_after or 0])
+    chosen_epoch = run.fit(metrics, progress)
+    test_accuracy_last, test_accuracy_chosen = run.test(chosen_epoch)
+    result = TrainingResult(
+        metrics=tuple(metrics),
+        last_epoch=len(metrics),
+        chosen_epoch=chosen_epoch,
+        test_accuracy_last=test_accuracy_last,
+        test_accuracy_chosen=test_accuracy_chosen,
+        seconds=sum(row.seconds for row in metrics),
+        resumed_after=resumed_after,
+        **run.facts(),
+    )
+    write_result(run.folder, result)
+    shutil.rmtree(run.folder.checkpoints)
+    return result
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every stage of a training run shares."""
+
+    model: nn.Module
+    recipe: Recipe
+    images: dict[str, PreparedImages]
+    folder: TrainingFolder
+    device: torch.device
+    num_workers: int
+
+    def fit(self, metrics: list[EpochMetrics], progress: Callable[[TrainingProgress], None] | None) -> int | None:
+        """Train what is left to train, add to the metrics, keep the last weights; return the chosen epoch."""
+        # transformers' trainer takes seconds to import: only those who train wait for it.
+        from sensitune.training._callbacks import EpochRecorder, ProgressReporter
+        from sensitune.training._trainer import RecipeTrainer
+
+        recorder = EpochRecorder(self.folder, metrics)
+        trainer = RecipeTrainer(
+            self.model,
+            recipe=self.recipe,
+            train_images=self.images["train"],
+            validation_images=self.images.get("validation"),
+            checkpoints=self.folder.checkpoints,
+            device=self.device,
+            num_workers=self.num_workers,
+            callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
+        )
+        trainer.train(resume_from_checkpoint=_last_checkpoint(self.folder))
+        save_weights(self.model, self.folder.adapter)
+        return recorder.chosen_epoch
+
+    def test(self, chosen_epoch: int | None) -> tuple[float | None, float | None]:
+        """Test accuracy of the last and of the chosen weights; the chosen ones get a folder of their own."""
+        last = self._test_accuracy()
+        if chosen_epoch is None:
+            return last, None
+        load_weights(self.model, self.folder.candidate(chosen_epoch))
+        save_weights(self.model, self.folder.chosen_adapter)
+        chosen = self._test_accuracy()
+        load_weights(self.model, self.folder.adapter)
+        return last, chosen
+
+    def _test_accuracy(self) -> float | None:
+        if "test" not in self.images:
+            return None
+        settings: dict[str, Any] = {"precision": self.recipe.precision, "batch_size": self.recipe.batch_size}
+        settings |= {"device": self.device, "num_workers": self.num_workers}
+        return evaluate(self.model, self.images["test"], **settings).accuracy
+
+    def facts(self) -> dict[str, Any]:
+        """What the result records of the run's setting."""
+        return {
+            "trained_params": sum(parameter.numel() for parameter in _trained(self.model)),
+            "num_train_images": len(self.images["train"]),
+            "seed": self.recipe.seed,
+            "device": self.device.type,
+            "precision": str(resolve_dtype(self.recipe.precision, self.device)).removeprefix("torch."),
+        }
+
+
+def _prepared_splits(data: ImageData, transform: ImageTransform, cache_bytes: int) -> dict[str, PreparedImages]:
+    if "train" not in data.dataset or len(data.dataset["train"]) == 0:
+        raise DataError("The training split must hold at least one image. Got none.")
+    images = {"train": PreparedImages(data.dataset["train"], transform, cache_bytes=cache_bytes)}
+    for split in ("validation", "test"):
+        if split in data.dataset:
+            # The test split is read twice at most: not worth the memory.
+            kept = cache_bytes if split == "validation" else 0
+            images[split] = PreparedImages(data.dataset[split], transform.for_evaluation(), cache_bytes=kept)
+    return images
+
+
+def _check_model(model: nn.Module, images: PreparedImages, data: ImageData) -> None:
+    if not _trained(model):
+        raise ArgumentError("`model` must have parameters that require a gradient. Got none: tune it first.")
+    with torch.no_grad(), evaluation_mode(model):
+        parameter = next(model.parameters())
+        outputs = logits_of(model, images[0]["pixel_values"][None].to(parameter.device)).shape[-1]
+    if outputs != data.num_classes:
+        raise ArgumentError(
+            f"`model` must have one output for each of the data's {data.num_classes} classes. Got {outputs}. "
+            f"Build it with `num_classes={data.num_classes}`."
+        )
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _open_checkpoints(run: _Run, *, resume: bool) -> int | None:
+    """Make the checkpoints' folder and return the epoch that its last one ends, or None for a start from scratch."""
+    if not resume:
+        shutil.rmtree(run.folder.checkpoints, ignore_errors=True)
+    settings = run.recipe.to_dict() | {"num_train_images": len(run.images["train"])}
+    record = run.folder.checkpoints / "recipe.json"
+    if record.exists():
+        _refuse_other_settings(json.loads(record.read_text(encoding="utf-8")), settings, run.folder.checkpoints)
+    else:
+        with atomic_write(record) as temporary:
+            temporary.write_text(json.dumps(settings), encoding="utf-8")
+    last = _last_checkpoint(run.folder)
+    return None if last is None else _epochs_done(last)
+
+
+def _refuse_other_settings(recorded: dict[str, Any], settings: dict[str, Any], checkpoints: Path) -> None:
+    different = [name for name in settings if recorded.get(name) != settings[name]]
+    if different:
+        name = different[0]
+        raise RunFolderError(
+            f"{checkpoints} holds a run with `{name}` {recorded.get(name)}, not {settings[name]}. "
+            "Train with the same recipe, to another folder, or with `resume=False`."
+        )
+
+
+def _last_checkpoint(folder: TrainingFolder) -> str | None:
+    """The newest complete checkpoint: the trainer writes its state last."""
+    complete = [path.parent for path in folder.checkpoints.glob("checkpoint-*/trainer_state.json")]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+
+
+def _epochs_done(checkpoint: str) -> int:
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+    return round(float(state["epoch"]))

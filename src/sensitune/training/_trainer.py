@@ -1,0 +1,160 @@
+"""The recipe on `transformers.Trainer`: its loop, checkpoints and random states; our loss, groups, rates and files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from sensitune.data import PreparedImages
+from sensitune.errors import NonFiniteError
+from sensitune.training._decay import parameter_groups
+from sensitune.training._device import autocast, resolve_dtype
+from sensitune.training._evaluate import evaluate
+from sensitune.training._loss import training_loss
+from sensitune.training._recipe import Recipe
+from sensitune.training._schedule import learning_rate_at
+from sensitune.training._weights import load_weights, save_weights
+
+
+class RecipeTrainer(Trainer):
+    """A `transformers.Trainer` that follows a `Recipe` and saves only what trains."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        recipe: Recipe,
+        train_images: PreparedImages,
+        validation_images: PreparedImages | None,
+        checkpoints: Path,
+        device: torch.device,
+        num_workers: int,
+        callbacks: list[Any],
+    ) -> None:
+        self.recipe = recipe
+        self.tuned = model
+        self.checkpoints = checkpoints
+        super().__init__(
+            model=model,
+            args=_arguments(recipe, checkpoints, device, num_workers, validate=validation_images is not None),
+            train_dataset=train_images,
+            eval_dataset=validation_images,
+            callbacks=callbacks,
+        )
+        self.remove_callback(PrinterCallback)
+        self.steps_per_epoch = -(-len(train_images) // recipe.batch_size)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The recipe's loss; a loss that is not finite ends the run before it reaches the weights."""
+        _freeze_running_statistics(model)
+        with autocast(self.args.device, resolve_dtype(self.recipe.precision, self.args.device)):
+            loss, logits = training_loss(model, inputs["pixel_values"], inputs["labels"], self.recipe)
+        if not torch.isfinite(loss):
+            raise NonFiniteError(self._describe_bad_loss(loss))
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _describe_bad_loss(self, loss: Tensor) -> str:
+        step = self.state.global_step + 1
+        epoch = self.state.global_step // self.steps_per_epoch + 1
+        return (
+            f"The loss must stay finite. Got {loss.item()} in step {step} of epoch {epoch}. "
+            "Lower `learning_rate`, set `clip_grad_norm`, or use `precision='float32'`."
+        )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW over the recipe's two groups."""
+        if self.optimizer is None:
+            groups = parameter_groups(self.tuned, weight_decay=self.recipe.weight_decay)
+            self.optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The recipe's learning rate, step by step."""
+        if self.lr_scheduler is None:
+            followed = optimizer or self.create_optimizer()
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(followed, self._relative_rate)
+        return self.lr_scheduler
+
+    def _relative_rate(self, step: int) -> float:
+        rate = learning_rate_at(step, steps_per_epoch=self.steps_per_epoch, recipe=self.recipe)
+        return rate / self.recipe.learning_rate
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Accuracy and loss by `sensitune.training.evaluate`, so that a number means the same wherever it is taken."""
+        found = evaluate(
+            self.tuned,
+            eval_dataset or self.eval_dataset,
+            batch_size=self.recipe.batch_size,
+            device=self.args.device,
+            precision=self.recipe.precision,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        metrics = {f"{metric_key_prefix}_accuracy": found.accuracy, f"{metric_key_prefix}_loss": found.loss}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        save_weights(self.tuned, output_dir or self.checkpoints)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_weights(self.tuned, resume_from_checkpoint)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException:
+            shutil.rmtree(self.checkpoints / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+            raise
+
+
+def _arguments(
+    recipe: Recipe, checkpoints: Path, device: torch.device, num_workers: int, *, validate: bool
+) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        max_grad_norm=recipe.clip_grad_norm or 0.0,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        use_cpu=device.type == "cpu",
+        dataloader_num_workers=num_workers,
+        dataloader_pin_memory=device.type == "cuda",
+        eval_strategy="epoch" if validate else "no",
+        save_strategy="epoch",
+        save_total_limit=1,
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+    # Several GPUs in one process would mean torch's DataParallel, which PEFT models do not survive.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _freeze_running_statistics(model: nn.Module) -> None:
+    """Keep pretrained batch norms as they are: an adapter folder does not hold their running statistics."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

@@ -1,0 +1,85 @@
+"""The trained part of a model, to a folder and back: PEFT's own format where the model is a PEFT model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, set_peft_model_state_dict
+from peft.utils.save_and_load import load_peft_weights
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sensitune.errors import AdapterFileError
+
+_PLAIN_WEIGHTS = "trained.safetensors"
+
+
+def save_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Write what trains to a folder that appears whole or not at all; an older one of that name is replaced.
+
+    Args:
+        model: A PEFT model (saved as PEFT saves it: adapter and head) or a plain module (its trained parameters).
+        folder: The folder's final name.
+    """
+    with atomic_folder(folder) as temporary:
+        if isinstance(model, PeftModel):
+            # Without the switch PEFT asks the hub whether the vocabulary has grown.
+            model.save_pretrained(str(temporary), save_embedding_layers=False)
+        else:
+            save_file(_trained_tensors(model), temporary / _PLAIN_WEIGHTS)
+
+
+def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Put what `save_weights` wrote back into the same model, in place.
+
+    Args:
+        model: The model, with the adapter it had when it was saved.
+        folder: What `save_weights` wrote.
+
+    Raises:
+        AdapterFileError: If the folder holds tensors that the model has no place for, or lacks some.
+    """
+    if isinstance(model, PeftModel):
+        tensors = load_peft_weights(str(folder), device="cpu")
+        found: Any = set_peft_model_state_dict(model, tensors, adapter_name=model.active_adapter)
+        unexpected = found.unexpected_keys
+    else:
+        tensors = load_file(Path(folder) / _PLAIN_WEIGHTS)
+        unexpected = sorted(tensors.keys() ^ _trained_tensors(model).keys())
+        model.load_state_dict(tensors, strict=False)
+    if unexpected:
+        raise AdapterFileError(f"{folder} does not fit the model: {unexpected[0]!r} is in one of them only.")
+
+
+def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    named = model.named_parameters()
+    return {name: parameter.detach().contiguous() for name, parameter in named if parameter.requires_grad}
+
+
+@contextmanager
+def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder` that takes its name only if the block succeeds.
+
+    Args:
+        folder: The final name; a folder that has it already is replaced.
+
+    Yields:
+        An empty folder to fill. On any error it is removed and `folder` is as it was.
+    """
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield temporary
+        temporary.chmod(target.parent.stat().st_mode)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
