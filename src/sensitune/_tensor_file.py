@@ -1,4 +1,4 @@
-"""Values on disk: named tensors and one JSON document in a single safetensors file, written whole and read with care."""
+"""Values on disk: named tensors and one JSON document in one safetensors file, written whole and read with care."""
 
 from __future__ import annotations
 

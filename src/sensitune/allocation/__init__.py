@@ -1,6 +1,38 @@
-"""Where a budget of trainable parameters goes."""
+"""Where a budget of trainable parameters goes.
 
+Each site with c selected scalars is tuned in one of three ways: a matrix ``[out, in]`` gets a module of P parameters
+where c ≥ P / alpha (LoRA: P = r·(in + out); Adapter: P = 2·r·out + r + out), a vector ``[n]`` is tuned whole where
+c ≥ n / beta, and everywhere else exactly the selected scalars are trained (He et al., ICCV 2023, section 3.3). Under a
+budget the ranking is walked down until the cost equals it. Pure CPU code: it sees scores and sites, never a model.
+
+Example:
+    >>> import torch
+    >>> from sensitune.allocation import allocate
+    >>> from sensitune.sensitivity import Sensitivity
+    >>> from sensitune.sites import outline_model
+    >>> model = torch.nn.Sequential(torch.nn.Linear(40, 40), torch.nn.Linear(40, 2))
+    >>> outline = outline_model(model)
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> parameters = dict(model.named_parameters())
+    >>> names = {site.parameter for site in outline.sites}
+    >>> scores = {name: torch.rand(parameters[name].shape, generator=generator) for name in names}
+    >>> allocation = allocate(Sensitivity(scores, outline, {}), budget=200, rank=2)
+    >>> allocation.trainable_params
+    200
+"""
+
+from sensitune.allocation._allocate import allocate
 from sensitune.allocation._allocation import Allocation
+from sensitune.allocation._baselines import random_allocation, uniform_allocation
+from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cost import StructuredType, module_params
 
-__all__ = ["Allocation", "StructuredType", "module_params"]
+__all__ = [
+    "Allocation",
+    "StructuredType",
+    "allocate",
+    "module_params",
+    "parse_budget",
+    "random_allocation",
+    "uniform_allocation",
+]

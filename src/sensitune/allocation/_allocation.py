@@ -30,8 +30,9 @@ class Allocation:
         vectors: Ids of the vector sites that are tuned whole.
         sparse: Site id -> int64 flat indices within the site (row-major, sorted) of the scalars that are trained.
         rank: Rank of every structured module.
-        structured_type: ``"lora"``, ``"adapter"``, or None where no site is structured.
-        tau: How many of the most sensitive scalars were selected; None for baselines that rank nothing.
+        structured_type: ``"lora"``, ``"adapter"``, or None for sparse only.
+        tau: How many of the most sensitive scalars were selected (under a budget: how far down the ranking it reached);
+            None for baselines that rank nothing.
         budget: The number of trainable parameters that was asked for; None if `tau` was given, or nothing.
         alpha: A matrix is structured from ``P / alpha`` selected scalars on; None where no ranking was used.
         beta: A vector of size n is tuned whole from ``n / beta`` selected scalars on; None where no ranking was used.
