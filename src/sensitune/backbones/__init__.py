@@ -1,44 +1,35 @@
-"""A model name or a weight file -> a backbone that is ready to be tuned (signatures first, bodies follow)."""
+"""A model's name or a weight file -> a backbone that is ready to be tuned.
 
-from __future__ import annotations
+    BackboneSpec(name, checkpoint, image_size, ...) ──load_backbone──▶ Backbone(model, mean, std, weights_hash, ...)
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+The name is one of timm's, with its tag if it matters, or ``"dinov2_vit_s14_focus"``, whose weights come out of an
+installed package. A local file may be safetensors, a NumPy archive or a PyTorch pickle of plain tensors: files are read
+without ever running code in them, and every backbone tensor must come from the file with its own shape. What a file
+holds beyond that (its old head, parts of a pretraining task) is left out and listed in `Backbone.dropped`.
 
-from torch import nn
+The head is new: weights from a normal distribution of standard deviation 0.02, truncated, and zero biases. A zero head
+would make every gradient of the backbone zero, and with them the sensitivity (He et al., ICCV 2023, section 4.1).
 
+Example:
+    >>> from sensitune.backbones import BackboneSpec, load_backbone
+    >>> spec = BackboneSpec("vit_tiny_patch16_224", pretrained=False, image_size=32, num_blocks=2)
+    >>> backbone = load_backbone(spec, num_classes=5)
+    >>> len(backbone.model.blocks), tuple(backbone.model.head.weight.shape), backbone.image_size
+    (2, (5, 192), 32)
+"""
+
+from sensitune.backbones._focus import FOCUS_NAME
+from sensitune.backbones._hash import weights_hash
+from sensitune.backbones._load import load_backbone
+from sensitune.backbones._saved import read_checkpoint_metadata, save_checkpoint
 from sensitune.backbones._types import Backbone, BackboneSpec
 
-
-def load_backbone(
-    spec: BackboneSpec | str, *, num_classes: int, drop_path: float = 0.0, seed: int = 0, keep_head: bool = False
-) -> Backbone:
-    """Build and fill a backbone; keep_head=True takes the head of a Sensitune checkpoint instead of a new one."""
-    raise NotImplementedError
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over the model's tensors, head excluded."""
-    raise NotImplementedError
-
-
-def save_checkpoint(
-    model: nn.Module,
-    path: str | os.PathLike[str],
-    *,
-    spec: BackboneSpec,
-    class_names: Sequence[str] = (),
-    preprocessing: Mapping[str, Any] | None = None,  # ImageTransform.to_dict()
-    metadata: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a merged model as one safetensors file that load_backbone reads."""
-    raise NotImplementedError
-
-
-def read_checkpoint_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """{"spec", "class_names", "preprocessing", "metadata", "weights_hash"} of save_checkpoint's file."""
-    raise NotImplementedError
-
-
-__all__ = ["Backbone", "BackboneSpec", "load_backbone", "read_checkpoint_metadata", "save_checkpoint", "weights_hash"]
+__all__ = [
+    "FOCUS_NAME",
+    "Backbone",
+    "BackboneSpec",
+    "load_backbone",
+    "read_checkpoint_metadata",
+    "save_checkpoint",
+    "weights_hash",
+]

@@ -49,6 +49,12 @@ class BackboneSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> BackboneSpec:
         """Rebuild a spec from `to_dict`.
 
+        Args:
+            data: The description; what it leaves out takes its default.
+
+        Returns:
+            The spec.
+
         Raises:
             ConfigError: If a key is not one of the spec's.
         """

@@ -1,4 +1,4 @@
-"""An image file's pixels -> the tensor a backbone expects."""
+"""An image's pixels -> the tensor a backbone expects."""
 
 from __future__ import annotations
 
@@ -6,16 +6,34 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+
+from sensitune.errors import ArgumentError, ConfigError, DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_FILTERS = {each.name.lower(): each for each in Image.Resampling}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTransform:
-    """Resize, scale to [0, 1], normalise; and, for training only if asked, crop and flip at random."""
+    """Resize, scale to [0, 1], normalise; and, where asked, crop and flip at random.
+
+    ``y = (resized(x) / 255 - mean) / std`` per channel. With the defaults this is the VTAB-1k recipe: the whole image,
+    bicubic (antialiased, as Pillow does it), no augmentation. ``ImageTransform(224, resize=256, augment=True)`` is the
+    FGVC recipe's training transform and its `for_evaluation` the one with a centre crop.
+
+    Attributes:
+        image_size: Side of the output in pixels.
+        mean: Per-channel mean of pixels in [0, 1]; ImageNet's by default.
+        std: Per-channel standard deviation, likewise.
+        interpolation: One of Pillow's filters: nearest, box, bilinear, hamming, bicubic, lanczos.
+        resize: Side in pixels that the image is resized to before it is cropped to `image_size`; None resizes
+            straight to `image_size`.
+        augment: Crop at a random place instead of the centre, and flip left to right in one of two cases.
+    """
 
     image_size: int
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -24,9 +42,65 @@ class ImageTransform:
     resize: int | None = None
     augment: bool = False
 
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ArgumentError(f"`image_size` must be at least 1 pixel. Got {self.image_size}.")
+        if self.resize is not None and self.resize < self.image_size:
+            raise ArgumentError(f"`resize` must be at least `image_size` ({self.image_size}). Got {self.resize}.")
+        if self.interpolation not in _FILTERS:
+            raise ArgumentError(f"`interpolation` must be one of {', '.join(_FILTERS)}. Got {self.interpolation!r}.")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ArgumentError(
+                f"`mean` and `std` must be 3 numbers each, `std` above 0. Got {self.mean} and {self.std}."
+            )
+
     def __call__(self, image: Image.Image, *, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Pixels [3, image_size, image_size], float32, normalised."""
-        raise NotImplementedError
+        """Transform one image.
+
+        Args:
+            image: Any Pillow image: grayscale, with a palette, with transparency (which is dropped), 16-bit grayscale,
+                rotated by its EXIF tag.
+            generator: Source of the crop and the flip; None is torch's global one. Unused without `augment`.
+
+        Returns:
+            ``[3, image_size, image_size]``, float32.
+
+        Raises:
+            DataError: If the pixels have no fixed range (32-bit integers or floats).
+        """
+        return self.finish(self.prepare(image), generator=generator)
+
+    @property
+    def prepared_size(self) -> int:
+        """Side of what `prepare` returns, in pixels."""
+        return self.resize or self.image_size
+
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        """The first, costly half, the same in every epoch: decode and resize.
+
+        Args:
+            image: As for a call.
+
+        Returns:
+            ``[3, prepared_size, prepared_size]``, uint8.
+        """
+        size = (self.prepared_size, self.prepared_size)
+        resized = to_rgb(image).resize(size, resample=_FILTERS[self.interpolation])
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+    def finish(self, pixels: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        """The second half: crop, flip, normalise.
+
+        Args:
+            pixels: What `prepare` returned.
+            generator: As for a call.
+
+        Returns:
+            As a call.
+        """
+        cropped = self._crop(pixels, generator)
+        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (self.mean, self.std))
+        return (cropped.float() / 255 - mean) / std
 
     def for_evaluation(self) -> ImageTransform:
         """The same transform without augmentation."""
@@ -38,5 +112,57 @@ class ImageTransform:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ImageTransform:
-        """Rebuild a transform from `to_dict`."""
-        raise NotImplementedError(fields(cls))
+        """Rebuild a transform from `to_dict`, from JSON too.
+
+        Args:
+            data: The description; what it leaves out takes its default.
+
+        Returns:
+            The transform.
+
+        Raises:
+            ConfigError: If a key is not one of the transform's, or the size is missing.
+        """
+        known = [each.name for each in fields(cls)]
+        if unknown := sorted(set(data) - set(known)):
+            raise ConfigError(f"An image transform has no setting {unknown[0]!r}. It has: {', '.join(known)}.")
+        if "image_size" not in data:
+            raise ConfigError("An image transform needs the setting 'image_size', in pixels.")
+        values: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in data.items()}
+        return cls(**values)
+
+    def _crop(self, pixels: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        spare = self.prepared_size - self.image_size
+        if not self.augment:
+            return _window(pixels, spare // 2, spare // 2, self.image_size)
+        top, left = torch.randint(spare + 1, (2,), generator=generator).tolist()
+        window = _window(pixels, top, left, self.image_size)
+        return window.flip(-1) if torch.rand((), generator=generator) < 0.5 else window
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn an image upright by its EXIF tag and convert it to 8-bit RGB.
+
+    Args:
+        image: Any Pillow image.
+
+    Returns:
+        An image of mode ``RGB``.
+
+    Raises:
+        DataError: If the pixels have no fixed range (32-bit integers or floats).
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I", "F"):
+        raise DataError(
+            f"An image of 32-bit pixels (mode {upright.mode!r}) has no fixed range. Convert it to 8 or 16 bits."
+        )
+    if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit values at 255
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    if upright.mode == "P":  # straight to RGB, Pillow warns of transparent palettes
+        upright = upright.convert("RGBA")
+    return upright.convert("RGB")
+
+
+def _window(pixels: torch.Tensor, top: int, left: int, size: int) -> torch.Tensor:
+    return pixels[:, top : top + size, left : left + size]

@@ -1,0 +1,159 @@
+"""Tables of tensors -> a model, every backbone tensor exactly once and with its own shape."""
+
+from __future__ import annotations
+
+import re
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+from sensitune.backbones._hash import backbone_tensors, is_within
+from sensitune.backbones._reading import damaged, unsafe
+from sensitune.errors import CheckpointError
+from sensitune.sites import outline_model
+
+Tensors: TypeAlias = dict[str, torch.Tensor]
+# What masked-image pretraining leaves in its checkpoints beside the encoder.
+_PRETRAINING_LEFTOVERS = re.compile(r"mask_token$|decoder_")
+_NAMES_SHOWN = 3
+
+
+def to_timm_layout(tensors: Tensors, model: nn.Module, *, architecture: str, source: str) -> Tensors:
+    """Rename and resize a published checkpoint's tensors the way timm does for its own.
+
+    Args:
+        tensors: The file's tensors by the names of whoever published it.
+        model: The timm model to be filled; its position embedding's size is what the file's is resized to.
+        architecture: The model's timm name.
+        source: What to call the file in an error.
+
+    Returns:
+        Tensors by timm's names; unchanged for architectures whose files timm does not convert.
+
+    Raises:
+        CheckpointError: If timm cannot convert them.
+    """
+    module = sys.modules[timm.models.model_entrypoint(architecture.partition(".")[0]).__module__]
+    convert: Callable[[Tensors, nn.Module], Tensors] | None = getattr(module, "checkpoint_filter_fn", None)
+    if convert is None:
+        return tensors
+    try:
+        return convert(tensors, model)
+    except Exception as error:  # timm's conversions assume the right file; the wrong one fails in any way
+        raise CheckpointError(
+            f"{source} does not fit {architecture}: its {len(tensors)} tensors cannot be converted "
+            f"({type(error).__name__}: {error}). Name the architecture that it was made for."
+        ) from error
+
+
+def fill_strictly(model: nn.Module, tensors: Tensors, *, source: str, keep_head: bool = False) -> tuple[str, ...]:
+    """Copy a table of tensors into a model; the head is left as it is unless asked for.
+
+    Args:
+        model: The model to fill.
+        tensors: Tensors by the model's own names.
+        source: What to call the table in an error.
+        keep_head: Also fill the head, from a table that must hold it in the model's size.
+
+    Returns:
+        Names of the tensors that were left out: a head, parts of a pretraining task.
+
+    Raises:
+        CheckpointError: If a tensor of the model is missing or has another shape, or one is left over.
+    """
+    head = outline_model(model).head
+    state = model.state_dict()
+    wanted = state if keep_head else {name: state[name] for name in state if not is_within(name, head)}
+    spare = [name for name in tensors if name not in wanted]
+    dropped = tuple(name for name in spare if is_within(name, _roots(head)) or _PRETRAINING_LEFTOVERS.match(name))
+    _check_fit(wanted, tensors, foreign=[name for name in spare if name not in dropped], source=source)
+    model.load_state_dict(state | {name: tensors[name] for name in wanted})
+    return dropped
+
+
+def fill_from_npz(model: nn.Module, path: Path, *, architecture: str) -> None:
+    """Fill a vision transformer from a NumPy archive in the layout of Google's published ones, by timm's own reader.
+
+    Args:
+        model: The model to fill; its head is left undefined.
+        path: The archive.
+        architecture: The model's timm name.
+
+    Raises:
+        CheckpointError: If the archive is damaged, holds Python objects, or does not fill every backbone tensor.
+    """
+    reader: Any = getattr(model, "load_pretrained", None)
+    if reader is None:
+        raise CheckpointError(f"`checkpoint` {path}: timm reads no .npz for {architecture}. Give a safetensors file.")
+    _check_npz_depth(model, path, architecture)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)  # what timm does not write stays marked
+        try:
+            reader(str(path))
+        except (zipfile.BadZipFile, EOFError, OSError) as error:
+            raise CheckpointError(damaged(path, error)) from error
+        except ValueError as error:
+            said = unsafe(path) if "allow_pickle" in str(error) else _misfit(path, architecture, error)
+            raise CheckpointError(said) from error
+        except (KeyError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(_misfit(path, architecture, error)) from error
+    if empty := [name for name, tensor in backbone_tensors(model).items() if tensor.isnan().any()]:
+        raise CheckpointError(f"`checkpoint` {path} does not fit {architecture}: {_count(empty, 'missing')}.")
+
+
+def _check_npz_depth(model: nn.Module, path: Path, architecture: str) -> None:
+    """timm reads as many blocks as the model has; a deeper file must not be cut in silence."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            numbers = {int(found[1]) for name in archive.files if (found := re.search(r"encoderblock_(\d+)/", name))}
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise CheckpointError(damaged(path, error)) from error
+    except (ValueError, TypeError) as error:  # a bare pickle or array instead of an archive
+        raise CheckpointError(unsafe(path)) from error
+    blocks = getattr(model, "blocks", None)
+    if numbers and isinstance(blocks, nn.Sequential | nn.ModuleList) and len(numbers) != len(blocks):
+        raise CheckpointError(
+            f"`checkpoint` {path} does not fit {architecture}: it has {len(numbers)} blocks, the model {len(blocks)}."
+        )
+
+
+def _misfit(path: Path, architecture: str, error: Exception) -> str:
+    return f"`checkpoint` {path} does not fit {architecture} ({error}). Name the architecture that it was made for."
+
+
+def _roots(head: tuple[str, ...]) -> tuple[str, ...]:
+    """The head's outermost modules: an old head may have parts the new one lacks."""
+    return tuple({name.partition(".")[0] for name in head})
+
+
+def _check_fit(wanted: Tensors, tensors: Tensors, *, foreign: list[str], source: str) -> None:
+    missing = [name for name in wanted if name not in tensors]
+    reshaped = [
+        f"{name} {list(tensors[name].shape)} instead of {list(wanted[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    if missing or reshaped or foreign:
+        problems = [
+            _count(missing, "missing"),
+            _count(reshaped, "of another shape"),
+            _count(foreign, "that the model does not have"),
+        ]
+        raise CheckpointError(
+            f"{source} does not fit the model of {len(wanted)} tensors: {'; '.join(filter(None, problems))}. "
+            f"Name the architecture that it was made for."
+        )
+
+
+def _count(names: list[str], what: str) -> str:
+    """``3 missing (a, b, c)``; empty for an empty list."""
+    shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+    return f"{len(names)} {what} ({shown})" if names else ""

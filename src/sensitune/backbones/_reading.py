@@ -1,0 +1,111 @@
+"""Weight files -> tables of tensors, without ever running code that a file may hold."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from sensitune.errors import CheckpointError
+
+PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
+READABLE = ".safetensors, .npz, .pth, .pt, .bin, .pth.tar"
+# Where published checkpoints keep their weights: MAE, Swin and ConvNeXt under "model", MoCo v3 under "state_dict".
+_WRAPPERS = ("model", "state_dict")
+_PARALLEL_PREFIX = "module."
+
+
+def checkpoint_path(checkpoint: str) -> Path:
+    """Check that a checkpoint is there and of a kind that can be read.
+
+    Args:
+        checkpoint: A path, absolute or relative, ``~`` allowed.
+
+    Returns:
+        The path.
+
+    Raises:
+        CheckpointError: If it is missing, a folder, or of another kind.
+    """
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"`checkpoint` {checkpoint} is not a file. Give the path of a weight file ({READABLE}).")
+    if path.suffix not in (".safetensors", ".npz", *PICKLE_SUFFIXES):
+        raise CheckpointError(f"`checkpoint` {path} has a suffix that Sensitune does not read. It reads {READABLE}.")
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a ``.safetensors`` or pickled weight file, by name.
+
+    Args:
+        path: A file that `checkpoint_path` accepted, other than ``.npz``.
+
+    Returns:
+        Tensors on the CPU. A wrapping ``model`` or ``state_dict`` and a leading ``module.`` are taken off.
+
+    Raises:
+        CheckpointError: If the file is damaged, needs unsafe unpickling, or holds no table of tensors.
+    """
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    return _without_parallel_prefix(_unwrap(content, path))
+
+
+def damaged(path: Path, error: Exception) -> str:
+    """What to say of a file that breaks off or was never a weight file."""
+    return (
+        f"`checkpoint` {path} is truncated, damaged or not a weight file ({type(error).__name__}). "
+        f"Download or copy it again."
+    )
+
+
+def unsafe(path: Path) -> str:
+    """What to say of a file that could run code."""
+    return f"`checkpoint` {path} needs unsafe unpickling, which Sensitune never does; convert it to safetensors."
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(damaged(path, error)) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    """`torch.load` of tensors and plain containers; argparse's Namespace, which training scripts add, is harmless."""
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore", UserWarning)  # an unusual pickle protocol is refused or read, not warned of
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(unsafe(path)) from error
+    except Exception as error:  # a broken zip, pickle or storage surfaces as almost any type
+        raise CheckpointError(damaged(path, error)) from error
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"`checkpoint` {path} holds a {type(content).__name__}, not a table of tensors by name.")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"`checkpoint` {path} is not a table of tensors by name: {name!r} is a {type(value).__name__}. "
+                f"Save the model's state_dict() alone."
+            )
+    return dict(content)
+
+
+def _without_parallel_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    if not all(name.startswith(_PARALLEL_PREFIX) for name in tensors):
+        return tensors
+    return {name.removeprefix(_PARALLEL_PREFIX): tensor for name, tensor in tensors.items()}
