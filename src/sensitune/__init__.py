@@ -1,1 +1,5 @@
 """Sensitune."""
+
+from sensitune.tuner import SptConfig
+
+__all__ = ["SptConfig"]

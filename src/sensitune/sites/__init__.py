@@ -13,6 +13,7 @@ Example:
 """
 
 from sensitune.sites._outline import find_sites, outline_model
+from sensitune.sites._roles import parent_reads_weight
 from sensitune.sites._types import Kind, ModelOutline, Site
 
-__all__ = ["Kind", "ModelOutline", "Site", "find_sites", "outline_model"]
+__all__ = ["Kind", "ModelOutline", "Site", "find_sites", "outline_model", "parent_reads_weight"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from sensitune.errors import ArgumentError, ModelError
 from sensitune.sites._names import block_of, find_blocks, operation_name
-from sensitune.sites._roles import find_head, find_stem, is_position_embedding, is_token
+from sensitune.sites._roles import find_head, find_stem, is_position_embedding, is_token, parent_reads_weight
 from sensitune.sites._slices import Slices, fused_slices
 from sensitune.sites._types import Kind, ModelOutline, Site
 
@@ -179,23 +179,14 @@ class _Walk:
     def _kind(self, module_name: str, own: str, owner: nn.Module, parameter: torch.Tensor) -> Kind:
         if parameter.dim() == 1:
             return "vector"
-        if own != "weight" or self._parent_reads_weight(module_name, owner):
+        parent_name, _, last = module_name.rpartition(".")
+        if own != "weight" or (module_name and parent_reads_weight(self.modules[parent_name], last)):
             return "tensor"
         if isinstance(owner, nn.Linear) or type(owner).__name__ == "Conv1D":
             return "matrix"
         if isinstance(owner, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and owner.groups == 1 and set(owner.kernel_size) == {1}:
             return "matrix"
         return "tensor"
-
-    def _parent_reads_weight(self, module_name: str, owner: nn.Module) -> bool:
-        """Whether the parent uses the layer's weight itself, so that a module around the layer would never run.
-
-        `nn.MultiheadAttention` does so with ``out_proj``; timm's BEiT, EVA and Swin v2 attention with ``qkv``, whose
-        bias they keep apart in ``q_bias`` and ``v_bias``. Such a weight can be tuned sparsely only.
-        """
-        parent = self.modules[module_name.rpartition(".")[0]] if module_name else owner
-        last = module_name.rpartition(".")[2]
-        return isinstance(parent, nn.MultiheadAttention) or (last == "qkv" and hasattr(parent, "q_bias"))
 
     def _slices(
         self, module_name: str, own: str, owner: nn.Module, parameter: torch.Tensor, *, transposed: bool

@@ -29,6 +29,22 @@ def is_transformers_model(model: nn.Module) -> bool:
     return hasattr(model, "base_model_prefix") and hasattr(model, "config")
 
 
+def parent_reads_weight(parent: nn.Module, name: str) -> bool:
+    """Whether `parent` uses the weight of its child layer `name` itself, so that a module around the layer would never run.
+
+    `nn.MultiheadAttention` does so with ``out_proj``; timm's BEiT, EVA and Swin v2 attention with ``qkv``, whose bias they
+    keep apart in ``q_bias`` and ``v_bias``. Such a weight can be tuned sparsely only.
+
+    Args:
+        parent: The module that holds the layer.
+        name: The layer's own name.
+
+    Returns:
+        True if calling the layer would have no effect.
+    """
+    return isinstance(parent, nn.MultiheadAttention) or (name == "qkv" and hasattr(parent, "q_bias"))
+
+
 def find_head(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules that form the newly initialised task classifier; empty if the model has none."""
     modules = dict(model.named_modules())

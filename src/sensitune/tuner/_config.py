@@ -1,0 +1,168 @@
+"""The configuration of an SPT adapter: JSON-ready, complete enough to rebuild every shape before tensors load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from peft import PeftConfig
+from peft.utils.constants import DUMMY_TARGET_MODULES
+
+from sensitune.allocation import Allocation
+from sensitune.errors import ArgumentError
+from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._register import spt_type
+
+
+@dataclass
+class SptConfig(PeftConfig):
+    """Configuration of Sensitivity-aware Parameter-efficient fine-Tuning (He et al., ICCV 2023).
+
+    Usually made by `from_allocation`. Without an allocation it works like any PEFT configuration: the target modules get a
+    LoRA or Adapter of rank `r`, or with ``r=0`` a number of randomly placed sparse entries.
+
+    Args:
+        target_modules: Names, suffixes or a regular expression of the modules to tune; None takes PEFT's LoRA default for
+            the architecture. Not used with a site plan, which names every parameter exactly.
+        r: Rank of the LoRA or Adapter; 0 tunes sparsely.
+        structured_type: ``"lora"`` or ``"adapter"``.
+        num_sparse: Sparse entries per module where `r` is 0; a smaller module is tuned whole.
+        rank_pattern: Module name pattern -> rank, overriding `r`.
+        sparse_pattern: Module name pattern -> number of sparse entries, overriding `num_sparse`.
+        dropout: Probability of dropping an element of a LoRA's or Adapter's input in training.
+        drop_path: Probability of dropping a sample's LoRA or Adapter output in training.
+        init_weights: True starts as the identity; False draws all values at random (for tests).
+        modules_to_save: Modules trained whole and saved with the adapter, such as the classification head.
+        exclude_modules: Names, suffixes or a regular expression of modules to leave out.
+        layers_to_transform: Indices of the layers to tune, as in PEFT's LoRA.
+        layers_pattern: Name of the layer list, as in PEFT's LoRA.
+        site_plan: Site id -> what is done to it; written by `from_allocation`.
+        method: How the placement came about, for the model card (``"spt"``, ``"uniform"``, ``"random"``).
+        trainable_params: Trained scalars without the head, for the model card; None when not from an allocation.
+    """
+
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Modules to tune: a list of names or suffixes, or a regular expression."}
+    )
+    r: int = field(default=8, metadata={"help": "Rank of the LoRA or Adapter; 0 tunes sparsely."})
+    structured_type: Literal["lora", "adapter"] = field(default="lora", metadata={"help": "'lora' or 'adapter'."})
+    num_sparse: int = field(default=1024, metadata={"help": "Sparse entries per module where r is 0."})
+    rank_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Module name pattern -> rank."})
+    sparse_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Module name pattern -> entries."})
+    dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of a LoRA or Adapter."})
+    drop_path: float = field(default=0.0, metadata={"help": "Drop-path on the output of a LoRA or Adapter."})
+    init_weights: bool = field(default=True, metadata={"help": "True starts as the identity, False at random."})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained whole and saved."})
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to leave out."})
+    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer indices to tune."})
+    layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the layer list."})
+    site_plan: dict[str, dict[str, Any]] | None = field(
+        default=None, metadata={"help": "Site id -> what is done to it; written by SptConfig.from_allocation."}
+    )
+    method: str | None = field(default=None, metadata={"help": "How the placement came about."})
+    trainable_params: int | None = field(default=None, metadata={"help": "Trained scalars without the head."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = spt_type()
+        # Indices of an allocation's sparse entries by site id. Tensors do not fit into JSON: on disk they are in the
+        # adapter's state dict, and a configuration that was loaded from disk has none here.
+        self.sparse_indices: dict[str, torch.Tensor] = {}
+        if isinstance(self.target_modules, (set, tuple)):
+            self.target_modules = sorted(self.target_modules)
+        self._check()
+
+    def _check(self) -> None:
+        if self.r < 0:
+            raise ArgumentError(f"`r` must be 0 (sparse) or a positive rank. Got {self.r}.")
+        if self.structured_type not in {"lora", "adapter"}:
+            raise ArgumentError(f'`structured_type` must be "lora" or "adapter". Got {self.structured_type!r}.')
+        if self.num_sparse < 1:
+            raise ArgumentError(f"`num_sparse` must be at least 1. Got {self.num_sparse}.")
+        for name in ("dropout", "drop_path"):
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise ArgumentError(f"`{name}` must be at least 0 and below 1. Got {value}.")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ArgumentError("`layers_pattern` needs `layers_to_transform`. Give the indices of the layers to tune.")
+
+    @property
+    def plans(self) -> dict[str, SitePlan]:
+        """The site plan as values; empty without an allocation."""
+        return {site: SitePlan.from_dict(plan) for site, plan in (self.site_plan or {}).items()}
+
+    @classmethod
+    def from_allocation(
+        cls,
+        allocation: Allocation,
+        *,
+        dropout: float = 0.1,
+        drop_path: float = 0.1,
+        proj_adapter_input: Literal["output", "input"] = "output",
+        **options: Any,
+    ) -> SptConfig:
+        """The configuration that trains exactly what an allocation says, and the head.
+
+        Args:
+            allocation: From `allocate`, `uniform_allocation` or `random_allocation`.
+            dropout: As in `SptConfig`; the published recipe's 0.1 by default.
+            drop_path: As in `SptConfig`; the published recipe's 0.1 by default.
+            proj_adapter_input: What the Adapter of an attention output projection reads: its ``"output"`` like every
+                other Adapter, or its ``"input"`` as in the published code.
+            **options: Any other field of `SptConfig` or `PeftConfig`.
+
+        Returns:
+            A configuration for `peft.get_peft_model`.
+
+        Raises:
+            ArgumentError: If `proj_adapter_input` is neither, or the allocation trains nothing at all.
+        """
+        if proj_adapter_input not in {"output", "input"}:
+            raise ArgumentError(f'`proj_adapter_input` must be "output" or "input". Got {proj_adapter_input!r}.')
+        plans = _plans_of(allocation, reads_input=proj_adapter_input == "input")
+        if not plans and not allocation.head:
+            raise ArgumentError("The allocation trains nothing: no site and no head. Raise `budget` or add a head.")
+        head = list(allocation.head)
+        config = cls(
+            **({"modules_to_save": head or None} | options),
+            r=allocation.rank,
+            structured_type=allocation.structured_type or "lora",
+            dropout=dropout,
+            drop_path=drop_path,
+            site_plan={site: plan.to_dict() for site, plan in plans.items()},
+            method=allocation.method,
+            trainable_params=allocation.trainable_params,
+        )
+        # PEFT asks for target modules; the plan names parameters exactly, on leaf modules or not. Its dummy value is the
+        # only one with which a plan without any submodule (class token and head) is not an error.
+        config.target_modules = None if any(plan.module for plan in plans.values()) else DUMMY_TARGET_MODULES
+        config.sparse_indices = dict(allocation.sparse)
+        return config
+
+
+def _plans_of(allocation: Allocation, *, reads_input: bool) -> dict[str, SitePlan]:
+    plans: dict[str, SitePlan] = {}
+    for name in allocation.always_trained:
+        shape = tuple(allocation.outline.always_trained[name])
+        plans[name] = SitePlan(name, "whole", torch.Size(shape).numel(), shape)
+    sizes: Mapping[str, tuple[Any, int]] = (
+        {site: (allocation.structured_type, allocation.rank) for site in allocation.structured}
+        | {site: ("whole", 0) for site in allocation.vectors}
+        | {site: ("sparse", int(indices.numel())) for site, indices in allocation.sparse.items()}
+    )
+    for site in allocation.outline.sites:
+        if site.id not in sizes:
+            continue
+        form, size = sizes[site.id]
+        plans[site.id] = SitePlan(
+            parameter=site.parameter,
+            form=form,
+            size=size or site.numel,
+            shape=site.shape,
+            rows=site.rows,
+            transposed=site.transposed,
+            reads_input=reads_input and form == "adapter" and site.operation == "proj",
+        )
+    return plans

@@ -1,0 +1,113 @@
+"""A tuned convolution: convolutional LoRA as in PEFT, sparse entries, whole or sparse bias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+from torch.func import functional_call
+
+from sensitune.errors import ArgumentError
+from sensitune.tuner._layer import SptLayer
+from sensitune.tuner._linear import drop_path, refuse_mixed_batch
+from sensitune.tuner._plan import SitePlan
+
+_CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+
+
+class SptConv(SptLayer, nn.Module):
+    """Wraps a convolution. LoRA: a convolution to `rank` channels with the base's geometry, then a 1×1 one back."""
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
+        nn.Module.__init__(self)
+        self.base_layer = base_layer
+        self.init_containers()
+        self._active_adapter = [adapter_name]
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Apply the convolution with all active adapters.
+
+        Args:
+            x: Input ``[batch, in channels, ...]``.
+            *args: Passed to the base layer.
+            **kwargs: Passed to the base layer.
+
+        Returns:
+            Output ``[batch, out channels, ...]``.
+        """
+        refuse_mixed_batch(kwargs)
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole")}
+        changed = {name: self.effective(name) for name in sorted(touched)}
+        y: torch.Tensor
+        if changed:
+            y = functional_call(self.base_layer, changed, (x, *args), kwargs)
+        else:
+            y = self.base_layer(x, *args, **kwargs)
+        for adapter, slot, plan in self.active_slots("lora", "adapter"):
+            y = y + self._module_output(x, y, adapter, slot, plan)
+        return y
+
+    def _module_output(self, x: torch.Tensor, y: torch.Tensor, adapter: str, slot: str, plan: SitePlan) -> torch.Tensor:
+        options = self.options[adapter]
+        down, up = self.tuned("down", adapter, slot), self.tuned("up", adapter, slot)
+        if plan.form == "lora":
+            hidden = self._convolve(F.dropout(x, options.dropout, self.training).to(down.dtype), down)
+            out = self._pointwise(hidden, up, None, groups=self._groups)
+        else:
+            read = F.dropout(y, options.dropout, self.training).to(down.dtype)
+            hidden = F.gelu(self._pointwise(read, down, self.tuned("down_bias", adapter, slot), groups=1))
+            out = self._pointwise(hidden, up, self.tuned("up_bias", adapter, slot), groups=1)
+        return drop_path(out, options.drop_path, self.training).to(y.dtype)
+
+    @property
+    def _groups(self) -> int:
+        groups: int = self.base_layer.groups  # type: ignore[assignment]
+        return groups
+
+    def _down_shape(self, plan: SitePlan) -> tuple[int, ...]:
+        if plan.form == "adapter":
+            return (plan.size, plan.out_features)
+        if plan.size % self._groups:
+            raise ArgumentError(
+                f"The rank of a LoRA on `{plan.parameter}` must be a multiple of the convolution's {self._groups} groups. "
+                f"Got {plan.size}. Choose another `r`, set it in `rank_pattern`, or tune the convolution sparsely (`r=0`)."
+            )
+        return (plan.size, *plan.shape[1:])
+
+    def _up_shape(self, plan: SitePlan) -> tuple[int, ...]:
+        return (plan.out_features, plan.size // (1 if plan.form == "adapter" else self._groups))
+
+    def _convolve(self, x: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+        """The base's convolution, group by group, with another kernel ``[rank, in / groups, ...]``."""
+        base: Any = self.base_layer
+        padding: Any = base.padding
+        if base.padding_mode != "zeros":
+            x = F.pad(x, base._reversed_padding_repeated_twice, mode=base.padding_mode)
+            padding = 0
+        return self._function(x, down, None, base.stride, padding, base.dilation, base.groups)
+
+    def _pointwise(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, groups: int
+    ) -> torch.Tensor:
+        kernel = weight.view(*weight.shape, *(1 for _ in x.shape[2:]))
+        return self._function(x, kernel, bias, groups=groups)
+
+    def _function(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        convolve = next(function for kind, function in _CONVOLUTIONS.items() if isinstance(self.base_layer, kind))
+        result: torch.Tensor = convolve(*args, **kwargs)
+        return result
+
+    def _compose(self, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+        """``Σ_r up[o, r] · down[r, ...]`` within each group: again a convolution with the base's groups."""
+        wide = torch.promote_types(up.dtype, torch.float32)
+        groups = self._groups
+        grouped_up = up.to(wide).reshape(groups, up.shape[0] // groups, -1)
+        grouped_down = down.to(wide).reshape(groups, down.shape[0] // groups, -1)
+        return torch.bmm(grouped_up, grouped_down)
+
+    def __repr__(self) -> str:
+        return "sensitune." + super().__repr__()

@@ -1,0 +1,380 @@
+"""What every tuned place has in common: its parameters per adapter and site, activation, merging and unmerging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import nn
+
+from sensitune.errors import MergeError, NonFiniteError
+from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._sparse import SparsePattern
+
+ROLES = ("down", "up", "down_bias", "up_bias", "sparse", "whole")
+
+
+@dataclass(frozen=True)
+class ModuleOptions:
+    """Settings of an adapter that its layers need while they run.
+
+    Attributes:
+        dropout: Probability with which a LoRA's or Adapter's input elements are dropped in training.
+        drop_path: Probability with which a sample's whole LoRA or Adapter output is dropped in training.
+        init_weights: True starts the adapter as the identity; False draws every value at random.
+    """
+
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    init_weights: bool = True
+
+
+@dataclass(frozen=True)
+class _Original:
+    """What a merge overwrote: the whole tensor's slice (kept on the CPU), or single entries of it."""
+
+    plan: SitePlan
+    values: torch.Tensor
+    entries: torch.Tensor | None
+
+
+class SiteIndices(nn.Module):
+    """The flat indices of one adapter's sparse entries in one layer, saved with the adapter, one buffer per site."""
+
+    def set(self, slot: str, indices: torch.Tensor) -> None:
+        """Store a site's indices, sorted int64 ``[n]``, as int32 (no site comes near 2³¹ scalars)."""
+        self.register_buffer(slot, indices.to(torch.int32), persistent=True)
+
+    def get(self, slot: str) -> torch.Tensor:
+        """A site's flat indices, int64 ``[n]``."""
+        return self._buffers[slot].long()  # type: ignore[union-attr]  # `set` never stores None
+
+    def forward(self) -> None:
+        """Not a layer; it only holds buffers."""
+        raise NotImplementedError("SiteIndices holds buffers and is never called.")
+
+
+class SptLayer(BaseTunerLayer):
+    """Mixin of the three kinds of tuned place: linear layers, convolutions and bare tensors.
+
+    Parameters live in ``spt_<role>[adapter][slot]``, where a slot is the site's id without the module's name
+    (``weight[q]``, ``bias``). PEFT finds, saves, freezes and deletes them through `adapter_layer_names`.
+    """
+
+    adapter_layer_names = tuple(f"spt_{role}" for role in ROLES)
+    other_param_names = ("spt_indices", "plans", "options")
+
+    plans: dict[str, dict[str, SitePlan]]
+    options: dict[str, ModuleOptions]
+    spt_indices: nn.ModuleDict
+    keep_originals: bool = True
+    """Whether a merge keeps what it overwrites; `merge_and_unload` has no use for it."""
+
+    def init_containers(self) -> None:
+        """Create the empty containers; to be called after ``nn.Module.__init__``."""
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ModuleDict())
+        self.spt_indices = nn.ModuleDict()
+        self.plans = {}
+        self.options = {}
+        self.merged_adapters = []
+        self._disable_adapters = False
+        self._originals: dict[str, list[_Original]] = {}
+        self._patterns: dict[tuple[str, ...], SparsePattern] = {}
+
+    # -- the base -----------------------------------------------------------------------------------------------------
+
+    def base_parameter(self, name: str) -> nn.Parameter:
+        """The untouched parameter `name` (``weight``, ``bias``, ``gamma``, ...) of the module that is tuned."""
+        parameter = self.get_base_layer()._parameters[name]
+        assert parameter is not None, name  # noqa: S101  # plans are checked against the model before layers are built
+        return parameter
+
+    # -- construction -------------------------------------------------------------------------------------------------
+
+    def update_layer(
+        self,
+        adapter_name: str,
+        plans: Mapping[str, SitePlan],
+        indices: Mapping[str, torch.Tensor],
+        options: ModuleOptions,
+        *,
+        trainable: bool,
+    ) -> None:
+        """Create one adapter's parameters for this layer.
+
+        Args:
+            adapter_name: The adapter.
+            plans: What is done to each of the layer's sites, by slot.
+            indices: Flat indices of the sparse entries, by slot, where they are known.
+            options: Dropout, drop-path and initialisation.
+            trainable: Whether the new parameters train; those of other adapters stay as they are.
+        """
+        self.plans[adapter_name] = dict(plans)
+        self.options[adapter_name] = options
+        for slot, plan in plans.items():
+            for role, value in self._initial_values(plan, options).items():
+                self._slots(role, adapter_name)[slot] = nn.Parameter(value)
+            if plan.form == "sparse":
+                if adapter_name not in self.spt_indices:
+                    self.spt_indices[adapter_name] = SiteIndices()
+                chosen = indices.get(slot)
+                site_indices: Any = self.spt_indices[adapter_name]
+                site_indices.set(slot, random_indices(plan.numel, plan.size) if chosen is None else chosen)
+        self._patterns.clear()
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_requires_grad(adapter_name, trainable)
+
+    def _initial_values(self, plan: SitePlan, options: ModuleOptions) -> dict[str, torch.Tensor]:
+        """New values by role: the identity, or with ``init_weights=False`` small random numbers everywhere."""
+        if plan.form == "whole":
+            return {"whole": _zero_or_random(plan.shape, options)}
+        if plan.form == "sparse":
+            return {"sparse": _zero_or_random((plan.size,), options)}
+        down = torch.empty(self._down_shape(plan))
+        nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+        values = {"down": down, "up": _zero_or_random(self._up_shape(plan), options)}
+        if plan.form == "adapter":
+            values["down_bias"] = _zero_or_random((plan.size,), options)
+            values["up_bias"] = _zero_or_random((plan.out_features,), options)
+        return values
+
+    def _down_shape(self, plan: SitePlan) -> tuple[int, ...]:
+        width = plan.out_features if plan.form == "adapter" and not plan.reads_input else plan.in_features
+        return (plan.size, width)
+
+    def _up_shape(self, plan: SitePlan) -> tuple[int, ...]:
+        return (plan.out_features, plan.size)
+
+    def _slots(self, role: str, adapter_name: str) -> nn.ParameterDict:
+        container: nn.ModuleDict = getattr(self, f"spt_{role}")
+        if adapter_name not in container:
+            container[adapter_name] = nn.ParameterDict()
+        slots = container[adapter_name]
+        assert isinstance(slots, nn.ParameterDict)  # noqa: S101
+        return slots
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        plans = self.plans.get(adapter_name)
+        if not plans:
+            return
+        base = self.base_parameter(next(iter(plans.values())).name)
+        for name in (*self.adapter_layer_names, "spt_indices"):
+            container: nn.ModuleDict = getattr(self, name)
+            if adapter_name not in container:
+                continue
+            module = container[adapter_name]
+            tensors = [*module.parameters(), *module.buffers()]
+            if not any(tensor.is_meta for tensor in tensors) and base.device.type != "meta":
+                module.to(device or base.device, dtype=base.dtype if base.is_floating_point() else None)
+        self._patterns.clear()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._patterns.clear()
+        return super()._apply(fn, recurse)  # type: ignore[misc]  # the mixin stands before nn.Module
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._patterns.clear()
+        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[misc]  # the mixin stands before nn.Module
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter's parameters from the layer.
+
+        Args:
+            adapter_name: The adapter to remove.
+        """
+        self._patterns.clear()
+        super().delete_adapter(adapter_name)
+
+    # -- what is active -----------------------------------------------------------------------------------------------
+
+    def applied_adapters(self) -> list[str]:
+        """The active adapters that touch this layer; none while adapters are disabled or merged."""
+        if self.disable_adapters or self.merged:
+            return []
+        return [name for name in self.active_adapters if name in self.plans]
+
+    def active_slots(self, *forms: str) -> Iterator[tuple[str, str, SitePlan]]:
+        """``(adapter, slot, plan)`` of every applied adapter's sites of the given forms."""
+        for adapter in self.applied_adapters():
+            for slot, plan in self.plans[adapter].items():
+                if plan.form in forms:
+                    yield adapter, slot, plan
+
+    def tuned(self, role: str, adapter: str, slot: str) -> nn.Parameter:
+        """One trained parameter."""
+        parameter: nn.Parameter = getattr(self, f"spt_{role}")[adapter][slot]
+        return parameter
+
+    def indices_of(self, adapter: str, slot: str) -> torch.Tensor:
+        """Flat indices of a sparse site's entries, within the site, int64 ``[n]``."""
+        site_indices: Any = self.spt_indices[adapter]
+        indices: torch.Tensor = site_indices.get(slot)
+        return indices
+
+    # -- deltas -------------------------------------------------------------------------------------------------------
+
+    def effective(self, name: str) -> torch.Tensor:
+        """The parameter `name` with the whole and sparse deltas of all applied adapters added, differentiably."""
+        value: torch.Tensor = self.base_parameter(name)
+        for adapter, slot, plan in self.active_slots("sparse", "whole"):
+            if plan.name == name:
+                value = value + self.delta(adapter, slot, value)
+        return value
+
+    def delta(self, adapter: str, slot: str, like: torch.Tensor) -> torch.Tensor:
+        """One site's change as a dense tensor of the whole parameter's shape.
+
+        Args:
+            adapter: The adapter.
+            slot: The site's slot.
+            like: The parameter, for its shape, dtype and device.
+
+        Returns:
+            Zero outside the site; differentiable in the trained values.
+
+        Raises:
+            MergeError: If the site has an Adapter, which is not linear.
+        """
+        plan = self.plans[adapter][slot]
+        if plan.form == "whole":
+            change = self.tuned("whole", adapter, slot).to(like.dtype)
+        elif plan.form == "sparse":
+            flat = like.new_zeros(plan.numel)
+            values = self.tuned("sparse", adapter, slot).to(like.dtype)
+            change = flat.index_add(0, self.indices_of(adapter, slot), values).view(plan.shape)
+        else:
+            change = self.low_rank_delta(adapter, slot).to(like.dtype)
+        if plan.rows is None:
+            return change
+        full = torch.zeros_like(like)
+        return torch.slice_scatter(full, change, -1 if plan.transposed else 0, *plan.rows)
+
+    def low_rank_delta(self, adapter: str, slot: str) -> torch.Tensor:
+        """``up · down`` of a LoRA as a tensor of the site's stored shape, computed in float32 at least."""
+        plan = self.plans[adapter][slot]
+        if plan.form == "adapter":
+            raise MergeError(
+                f"`{plan.parameter}` has an Adapter, which is not linear and cannot be merged. "
+                'Use `structured="lora"` or keep the adapter folder.'
+            )
+        down = self.tuned("down", adapter, slot)
+        up = self.tuned("up", adapter, slot)
+        product = self._compose(up, down)
+        return product.t() if plan.transposed else product.reshape(plan.shape)
+
+    def _compose(self, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+        """The weight that `down` followed by `up` stands for; half precision on a CPU lacks the products."""
+        wide = torch.promote_types(up.dtype, torch.float32)
+        return up.to(wide) @ down.to(wide)
+
+    def get_delta_weight(self, adapter: str) -> torch.Tensor:
+        """The change of ``weight`` by one adapter, dense, as PEFT's own layers offer it.
+
+        Args:
+            adapter: The adapter.
+
+        Returns:
+            A tensor of the weight's shape.
+        """
+        weight = self.base_parameter("weight")
+        slots = [slot for slot, plan in self.plans[adapter].items() if plan.name == "weight"]
+        return sum((self.delta(adapter, slot, weight) for slot in slots), torch.zeros_like(weight))
+
+    # -- merging ------------------------------------------------------------------------------------------------------
+
+    def check_mergeable(self, adapter_names: list[str], *, safe_merge: bool) -> None:
+        """Refuse a merge before any weight of the model changes.
+
+        Args:
+            adapter_names: The adapters about to be merged.
+            safe_merge: Also compute the merged values and refuse those that are not finite.
+
+        Raises:
+            MergeError: If a site has an Adapter.
+            NonFiniteError: If `safe_merge` finds a merged value that is not finite.
+        """
+        merged: dict[str, torch.Tensor] = {}
+        for adapter in adapter_names:
+            for slot, plan in self.plans.get(adapter, {}).items():
+                if plan.form == "adapter":
+                    self.low_rank_delta(adapter, slot)  # raises
+                if not safe_merge:
+                    continue
+                base = self.base_parameter(plan.name)
+                value = merged.get(plan.name, base.detach())
+                merged[plan.name] = value = value + self.delta(adapter, slot, base.detach()).detach()
+                if not torch.isfinite(value).all():
+                    raise NonFiniteError(
+                        f"Merging adapter '{adapter}' would put NaN or infinite values into `{plan.parameter}`; "
+                        "no weight was changed. The adapter is broken: train it again with a lower learning rate."
+                    )
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Write the adapters' changes into the base parameters.
+
+        Args:
+            safe_merge: Check first that every merged value is finite.
+            adapter_names: The adapters; None merges the active ones.
+
+        Raises:
+            MergeError: If a site has an Adapter; nothing was changed then.
+            NonFiniteError: If `safe_merge` finds a value that is not finite; nothing was changed then.
+        """
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.plans]
+        self.check_mergeable(names, safe_merge=safe_merge)
+        for adapter in names:
+            self._originals[adapter] = [
+                original for slot in self.plans[adapter] for original in self._merge_site(adapter, slot)
+            ]
+            self.merged_adapters.append(adapter)
+
+    def _merge_site(self, adapter: str, slot: str) -> list[_Original]:
+        plan = self.plans[adapter][slot]
+        target = plan.of(self.base_parameter(plan.name).data)
+        originals: list[_Original] = []
+        if plan.form == "sparse":
+            entries = self.indices_of(adapter, slot)
+            coordinates = torch.unravel_index(entries, plan.shape)
+            before = target[coordinates]
+            if self.keep_originals:
+                originals.append(_Original(plan, before.clone(), entries))
+            target[coordinates] = before + self.tuned("sparse", adapter, slot).to(target.dtype)
+            return originals
+        if self.keep_originals:
+            # A LoRA's slice is as large as the layer; its copy waits on the CPU. Subtracting would not be exact.
+            originals.append(
+                _Original(plan, target.clone() if plan.form == "whole" else target.to("cpu", copy=True), None)
+            )
+        if plan.form == "whole":
+            target.add_(self.tuned("whole", adapter, slot).to(target.dtype))
+        else:
+            delta = self.low_rank_delta(adapter, slot)
+            target.copy_(target.to(delta.dtype) + delta)
+        return originals
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take the merged changes out again, in reverse order: every base value is restored bit for bit."""
+        while self.merged_adapters:
+            for original in reversed(self._originals.pop(self.merged_adapters.pop())):
+                target = original.plan.of(self.base_parameter(original.plan.name).data)
+                if original.entries is None:
+                    target.copy_(original.values)
+                else:
+                    coordinates = torch.unravel_index(original.entries.to(target.device), original.plan.shape)
+                    target[coordinates] = original.values.to(target)
+
+
+def random_indices(numel: int, size: int) -> torch.Tensor:
+    """`size` distinct flat indices below `numel`, sorted, drawn from torch's global generator."""
+    return torch.randperm(numel)[:size].sort().values
+
+
+def _zero_or_random(shape: tuple[int, ...], options: ModuleOptions) -> torch.Tensor:
+    return torch.zeros(shape) if options.init_weights else torch.randn(shape) * 0.1

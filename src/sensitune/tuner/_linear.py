@@ -1,0 +1,169 @@
+"""A tuned linear layer: any mix of row-sliced LoRA or Adapter, sparse entries and whole or sparse bias slices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+from torch.func import functional_call
+
+from sensitune.errors import ArgumentError
+from sensitune.tuner._layer import SptLayer
+from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._sparse import SparsePattern, add_slices, sparse_linear
+
+
+class SptLinear(SptLayer, nn.Module):
+    """Wraps an ``nn.Linear`` or a transformers ``Conv1D`` (whose weight is stored ``[in, out]``).
+
+    ``y = (W + S) x + b + Δb``, then for each slice with a LoRA ``y[rows] += up(down(dropout(x)))``, then for each slice
+    with an Adapter ``y[rows] += up(gelu(down(dropout(y[rows]))))`` (He et al., ICCV 2023, section 3.3).
+    """
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
+        nn.Module.__init__(self)
+        self.base_layer = base_layer
+        self.init_containers()
+        self.transposed = type(base_layer).__name__ == "Conv1D"
+        weight = self.base_parameter("weight")
+        self.in_features, self.out_features = weight.shape if self.transposed else reversed(weight.shape)
+        self._active_adapter = [adapter_name]
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Apply the layer with all active adapters.
+
+        Args:
+            x: Input ``[..., in]``.
+            *args: Passed to the base layer.
+            **kwargs: Passed to the base layer.
+
+        Returns:
+            Output ``[..., out]`` in the base layer's dtype.
+        """
+        refuse_mixed_batch(kwargs)
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        if not self.applied_adapters():
+            result: torch.Tensor = self.base_layer(x, *args, **kwargs)
+            return result
+        y = self._base_with_deltas(x, *args, **kwargs)
+        parts = self._lora_parts(x, y.dtype)
+        if parts:
+            y = add_slices(y, parts)
+        for adapter, slot, plan in self.active_slots("adapter"):
+            y = self._apply_adapter(x, y, adapter, slot, plan)
+        return y
+
+    def _base_with_deltas(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole")}
+        if not touched:
+            result: torch.Tensor = self.base_layer(x, *args, **kwargs)
+            return result
+        if not self._is_plain():
+            changed = {name: self.effective(name) for name in sorted(touched)}
+            return functional_call(self.base_layer, changed, (x, *args), kwargs)  # type: ignore[no-any-return]
+        weight = self.base_parameter("weight")
+        matrix = weight.t() if self.transposed else weight
+        bias = self.effective("bias") if self.base_layer._parameters.get("bias") is not None else None
+        if "weight" not in touched:
+            return F.linear(x, matrix, bias)
+        values = [self.tuned("sparse", adapter, slot) for adapter, slot, _ in self._sparse_weight_slots()]
+        return sparse_linear(x, matrix, bias, torch.cat(values) if len(values) > 1 else values[0], self._pattern())
+
+    def _is_plain(self) -> bool:
+        """Whether the base layer computes ``F.linear`` with a frozen weight and nothing else, so that we may do it here.
+
+        Hooks (accelerate's offloading among them), whole-tuned weights, unfrozen weights and subclasses with a forward
+        of their own take the general way, which calls the layer itself.
+        """
+        base = self.base_layer
+        plain_class = self.transposed or type(base).forward is nn.Linear.forward
+        hooked = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or hasattr(base, "_hf_hook")
+        whole = any(plan.name == "weight" for _, _, plan in self.active_slots("whole"))
+        return plain_class and not hooked and not whole and not self.base_parameter("weight").requires_grad
+
+    def _sparse_weight_slots(self) -> list[tuple[str, str, SitePlan]]:
+        return [entry for entry in self.active_slots("sparse") if entry[2].name == "weight"]
+
+    def _pattern(self) -> SparsePattern:
+        """Where the sparse entries of all applied adapters sit, worked out once for each set of adapters."""
+        key = tuple(self.applied_adapters())
+        if key not in self._patterns:
+            rows, columns = [], []
+            for adapter, slot, plan in self._sparse_weight_slots():
+                first, second = torch.unravel_index(self.indices_of(adapter, slot), plan.shape)
+                rows.append((second if self.transposed else first) + plan.start)
+                columns.append(first if self.transposed else second)
+            shape = (self.out_features, self.in_features)
+            self._patterns[key] = SparsePattern.build(torch.cat(rows), torch.cat(columns), shape)
+        return self._patterns[key]
+
+    def _lora_parts(self, x: torch.Tensor, dtype: torch.dtype) -> list[tuple[int, torch.Tensor]]:
+        """The outputs of all LoRA slices; those of one adapter share one dropout mask and one down product."""
+        parts: list[tuple[int, torch.Tensor]] = []
+        for adapter in self.applied_adapters():
+            plans = [(slot, plan) for slot, plan in self.plans[adapter].items() if plan.form == "lora"]
+            if not plans:
+                continue
+            downs = [self.tuned("down", adapter, slot) for slot, _ in plans]
+            down = torch.cat(downs) if len(downs) > 1 else downs[0]
+            dropped = F.dropout(x, self.options[adapter].dropout, self.training)
+            hidden = F.linear(_cast(dropped, down), down)
+            for (slot, plan), part in zip(plans, hidden.split([plan.size for _, plan in plans], -1), strict=True):
+                out = F.linear(part, self.tuned("up", adapter, slot))
+                parts.append((plan.start, drop_path(out, self.options[adapter].drop_path, self.training).to(dtype)))
+        return parts
+
+    def _apply_adapter(self, x: torch.Tensor, y: torch.Tensor, adapter: str, slot: str, plan: SitePlan) -> torch.Tensor:
+        options = self.options[adapter]
+        down = self.tuned("down", adapter, slot)
+        # The slice is copied before it is read: backward needs it as it was, and add_slices changes y in place.
+        read = x if plan.reads_input else y.narrow(-1, plan.start, plan.out_features).clone()
+        hidden = F.linear(
+            _cast(F.dropout(read, options.dropout, self.training), down), down, self.tuned("down_bias", adapter, slot)
+        )
+        out = F.linear(F.gelu(hidden), self.tuned("up", adapter, slot), self.tuned("up_bias", adapter, slot))
+        return add_slices(y, [(plan.start, drop_path(out, options.drop_path, self.training).to(y.dtype))])
+
+    def __repr__(self) -> str:
+        return "sensitune." + super().__repr__()
+
+
+def _cast(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`x` in the dtype of an adapter's weight, except under autocast, which chooses for itself."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(like.dtype)
+
+
+def drop_path(x: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
+    """Drop whole samples of a module's output and scale the rest up (stochastic depth).
+
+    Args:
+        x: ``[batch, ...]``.
+        probability: Share of the samples to drop.
+        training: Nothing is dropped outside training.
+
+    Returns:
+        A tensor like `x`.
+    """
+    if not training or probability == 0.0:
+        return x
+    mask = x.new_empty(x.shape[:1] + (1,) * (x.dim() - 1)).bernoulli_(1.0 - probability)
+    return x * mask.div_(1.0 - probability)
+
+
+def refuse_mixed_batch(kwargs: dict[str, Any]) -> None:
+    """SPT does not mix adapters within one batch.
+
+    Args:
+        kwargs: The keyword arguments of a layer's forward.
+
+    Raises:
+        ArgumentError: If ``adapter_names`` is among them.
+    """
+    if kwargs.pop("adapter_names", None) is not None:
+        raise ArgumentError(
+            "SPT cannot apply different adapters within one batch (`adapter_names`). "
+            "Call `set_adapter(name)` and run one batch per adapter."
+        )

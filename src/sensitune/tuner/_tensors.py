@@ -1,0 +1,135 @@
+"""Tune parameters that sit on no linear layer: norms, layer scales, class tokens, tables.
+
+The owner of such a parameter is not wrapped, since it may be the root module or hold other tuned layers. Instead it
+gets one child, `SptTensors`, that holds the trained values, and its class becomes a subclass of itself in which the
+parameter's name is a property: base value plus the active adapters' deltas. So the model's own code reads the tuned
+value from wherever it runs, the stored parameter and its name in the state dict stay untouched, and taking the child
+away restores everything. (``torch.nn.utils.parametrize`` works the same way, but what it parametrizes cannot be pickled.)
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from sensitune.errors import ModelError
+from sensitune.tuner._layer import SptLayer
+
+CHILD = "tuned_tensors"
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+class SptTensors(SptLayer, nn.Module):
+    """The trained deltas of one module's own parameters."""
+
+    def __init__(self, owner: nn.Module, adapter_name: str) -> None:
+        nn.Module.__init__(self)
+        self._owner = [owner]  # in a list, so that the owner does not become a submodule of its own child
+        self.init_containers()
+        self._active_adapter = [adapter_name]
+
+    def get_base_layer(self) -> nn.Module:
+        """The module whose parameters are tuned.
+
+        Returns:
+            The owner.
+        """
+        return self._owner[0]
+
+    @property
+    def tuned_names(self) -> frozenset[str]:
+        """The owner's own parameter names that any adapter tunes."""
+        return frozenset(plan.name for plans in self.plans.values() for plan in plans.values())
+
+    def forward(self) -> None:
+        """Not a layer; the owner reads the tuned values as its own attributes."""
+        raise NotImplementedError("SptTensors is read through its owner's attributes and is never called.")
+
+    def __repr__(self) -> str:
+        return "sensitune." + super().__repr__()
+
+
+def attach(owner: nn.Module, adapter_name: str) -> SptTensors:
+    """Give a module its `SptTensors`, or return the one it has.
+
+    Args:
+        owner: The module that owns the parameters.
+        adapter_name: The adapter that is being added.
+
+    Returns:
+        The child.
+
+    Raises:
+        ModelError: If the module is a container that would run its new child as a layer.
+    """
+    existing = owner._modules.get(CHILD)
+    if isinstance(existing, SptTensors):
+        return existing
+    if isinstance(owner, _CONTAINERS):
+        raise ModelError(
+            f"A parameter that {type(owner).__name__} holds itself cannot be tuned: the container would run what is added "
+            "to it. Leave it out with `exclude`."
+        )
+    child = SptTensors(owner, adapter_name)
+    owner.add_module(CHILD, child)
+    return child
+
+
+def expose(owner: nn.Module) -> None:
+    """Let a module's attributes show the tuned values of everything its `SptTensors` now tunes.
+
+    Args:
+        owner: A module that `attach` was called on.
+    """
+    child = owner._modules[CHILD]
+    assert isinstance(child, SptTensors)  # noqa: S101
+    owner.__class__ = _tuned_class(_plain_class(owner), child.tuned_names)
+
+
+def detach(owner: nn.Module) -> None:
+    """Undo `attach` and `expose`.
+
+    Args:
+        owner: A module that `attach` was called on.
+    """
+    owner.__class__ = _plain_class(owner)
+    del owner._modules[CHILD]
+
+
+def _plain_class(owner: nn.Module) -> type[nn.Module]:
+    plain: type[nn.Module] = getattr(type(owner), "_spt_plain_class", type(owner))
+    return plain
+
+
+@cache
+def _tuned_class(plain: type[nn.Module], names: frozenset[str]) -> type[nn.Module]:
+    """The subclass of `plain` whose parameters `names` are read through the tuner; one per combination, so == works."""
+    body: dict[str, Any] = {name: property(_reader(name)) for name in names}
+    body |= {
+        "_spt_plain_class": plain,
+        "__module__": plain.__module__,
+        "__qualname__": plain.__qualname__,
+        "__doc__": plain.__doc__,
+        "__reduce_ex__": lambda self, protocol: (_rebuild, (plain, names), self.__dict__),
+    }
+    return type(plain.__name__, (plain,), body)
+
+
+def _reader(name: str) -> Any:
+    def read(owner: nn.Module) -> torch.Tensor | None:
+        child = owner._modules.get(CHILD)
+        if child is None or owner._parameters[name] is None:
+            return owner._parameters[name]
+        assert isinstance(child, SptTensors)  # noqa: S101
+        return child.effective(name)
+
+    read.__doc__ = f"`{name}` with the active adapters' deltas added."
+    return read
+
+
+def _rebuild(plain: type[nn.Module], names: frozenset[str]) -> nn.Module:
+    """Make an empty instance for `copy.deepcopy` and `pickle`, which fill in the state."""
+    return _tuned_class(plain, names).__new__(_tuned_class(plain, names))
