@@ -98,7 +98,7 @@ class RecipeTrainer(Trainer):
         """Accuracy and loss by `sensitune.training.evaluate`, so that a number means the same wherever it is taken."""
         found = evaluate(
             self.tuned,
-            eval_dataset or self.eval_dataset,
+            self.eval_dataset if eval_dataset is None else eval_dataset,
             batch_size=self.recipe.batch_size,
             device=self.args.device,
             precision=self.recipe.precision,

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from sensitune.errors import ArgumentError
+from sensitune.training import Recipe, learning_rate_at
+
+
+def test_the_defaults_are_the_vtab_recipe() -> None:
+    recipe = Recipe()
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.batch_size, recipe.epochs) == (1e-3, 1e-4, 64, 100)
+    assert (recipe.warmup_epochs, recipe.warmup_learning_rate, recipe.final_learning_rate) == (10, 1e-6, 1e-5)
+    assert recipe.drop_path == 0.1
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"learning_rate": -1.0}, r"`learning_rate` must be a number of at least 0\. Got -1\.0"),
+        ({"learning_rate": math.nan}, r"`learning_rate` must be a number of at least 0\. Got nan"),
+        ({"batch_size": 0}, r"`batch_size` must be a number of at least 1\. Got 0"),
+        ({"drop_path": 1.0}, r"`drop_path` must be a number of at least 0 and at most 0\.99\. Got 1\.0"),
+        ({"clip_grad_norm": 0.0}, r"`clip_grad_norm` must be a number of at least 1e-12\. Got 0\.0"),
+        ({"precision": "float16"}, r"`precision` must be 'auto', 'float32' or 'bfloat16'\. Got 'float16'"),
+        ({"epochs": 10}, r"`warmup_epochs` must be below `epochs` \(10\)\. Got 10\.0\. Lower"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        Recipe(**setting)  # type: ignore[arg-type]
+
+
+def test_the_learning_rate_climbs_a_line_and_falls_along_a_cosine() -> None:
+    recipe = Recipe(epochs=10, warmup_epochs=2)
+    rates = [learning_rate_at(step, steps_per_epoch=5, recipe=recipe) for step in range(51)]
+    assert rates[0] == 1e-6
+    assert rates[5] == pytest.approx((1e-6 + 1e-3) / 2)
+    assert rates[10] == 1e-3
+    assert rates[30] == pytest.approx((1e-3 + 1e-5) / 2)
+    assert rates[50] == pytest.approx(1e-5)
+    assert sorted(rates[:11]) == rates[:11]
+    assert sorted(rates[10:], reverse=True) == rates[10:]
+
+
+def test_no_warm_up_starts_at_the_peak() -> None:
+    assert learning_rate_at(0, steps_per_epoch=3, recipe=Recipe(epochs=1, warmup_epochs=0)) == 1e-3

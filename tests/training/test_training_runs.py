@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import ViTConfig, ViTForImageClassification
+
+from sensitune.data import ImageData, ImageTransform
+from sensitune.errors import ArgumentError, DataError, NonFiniteError, RunFolderError
+from sensitune.training import Recipe, TrainingProgress, evaluate, load_weights, read_metrics, read_result, train
+
+RECIPE = Recipe(epochs=4, warmup_epochs=1, batch_size=4, learning_rate=1e-2, seed=5)
+MakeModel = Callable[[], PeftModel]
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+class Interrupted(Exception):
+    """Somebody pulled the plug."""
+
+
+def test_a_run_leaves_adapters_metrics_and_a_result(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    model = make_model()
+    result = train(model, data, RECIPE, tmp_path, transform=transform, device="cpu")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "adapter",
+        "adapter_chosen",
+        "metrics.jsonl",
+        "training.json",
+    ]
+    assert [row.epoch for row in result.metrics] == [1, 2, 3, 4]
+    assert result.metrics[-1].train_loss < result.metrics[0].train_loss
+    assert read_metrics(tmp_path / "metrics.jsonl") == result.metrics
+    assert read_result(tmp_path) == result
+    assert (result.device, result.precision, result.seed, result.resumed_after) == ("cpu", "float32", 5, None)
+
+
+def test_the_test_accuracies_belong_to_the_saved_weights(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    model = make_model()
+    result = train(model, data, RECIPE, tmp_path, transform=transform, device="cpu")
+    last = trained_tensors(model)
+    for folder, accuracy in (("adapter_chosen", result.test_accuracy_chosen), ("adapter", result.test_accuracy_last)):
+        load_weights(model, tmp_path / folder)
+        assert evaluate(model, data.dataset["test"], transform, device="cpu").accuracy == accuracy
+    assert all(torch.equal(value, last[name]) for name, value in trained_tensors(model).items())
+
+
+def test_the_chosen_epoch_is_the_first_with_the_best_validation_accuracy(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    result = train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu")
+    accuracies = [row.validation_accuracy for row in result.metrics]
+    assert result.chosen_epoch == accuracies.index(max(a for a in accuracies if a is not None)) + 1
+
+
+def test_a_run_without_validation_chooses_nothing(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    train_only = ImageData(datasets.DatasetDict({"train": data.dataset["train"]}), data.class_names)
+    result = train(make_model(), train_only, RECIPE, tmp_path, transform=transform, device="cpu")
+    assert (result.chosen_epoch, result.test_accuracy_last, result.test_accuracy_chosen) == (None, None, None)
+    assert not (tmp_path / "adapter_chosen").exists()
+
+
+@pytest.mark.parametrize("stop_at_step", [5, 8, 11])
+def test_a_resumed_run_ends_like_one_in_one_piece(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path, stop_at_step: int
+) -> None:
+    def pull_the_plug(progress: TrainingProgress) -> None:
+        if progress.step == stop_at_step:
+            raise Interrupted
+
+    whole_model, resumed_model = make_model(), make_model()
+    whole = train(whole_model, data, RECIPE, tmp_path / "whole", transform=transform, device="cpu")
+    folder = tmp_path / "resumed"
+    with pytest.raises(Interrupted):
+        train(make_model(), data, RECIPE, folder, transform=transform, device="cpu", progress=pull_the_plug)
+    resumed = train(resumed_model, data, RECIPE, folder, transform=transform, device="cpu")
+
+    assert resumed.resumed_after == (stop_at_step - 1) // 4
+    expected = trained_tensors(whole_model)
+    assert all(torch.equal(value, expected[name]) for name, value in trained_tensors(resumed_model).items())
+    assert [(row.epoch, row.train_loss, row.validation_accuracy, row.learning_rate) for row in resumed.metrics] == [
+        (row.epoch, row.train_loss, row.validation_accuracy, row.learning_rate) for row in whole.metrics
+    ]
+    assert resumed.test_accuracy_chosen == whole.test_accuracy_chosen
+
+
+def test_checkpoints_hold_only_what_trains(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    def pull_the_plug(progress: TrainingProgress) -> None:
+        if progress.step == 6:
+            raise Interrupted
+
+    model = make_model()
+    with pytest.raises(Interrupted):
+        train(model, data, RECIPE, tmp_path, transform=transform, device="cpu", progress=pull_the_plug)
+    checkpoint = tmp_path / "checkpoints" / "checkpoint-4"
+    trained = sum(value.numel() for value in trained_tensors(model).values())
+    assert (checkpoint / "adapter_model.safetensors").stat().st_size < 4 * trained + 4096
+    assert not (checkpoint / "training_args.bin").exists()
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    other = RECIPE.to_dict() | {"num_train_images": 14, "learning_rate": 0.5}
+    (tmp_path / "checkpoints" / "recipe.json").write_text(json.dumps(other))
+    with pytest.raises(RunFolderError, match=r"holds a run with `learning_rate` 0\.5, not 0\.01\. Train with the same"):
+        train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu")
+    train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu", resume=False)
+
+
+def test_the_random_state_before_a_run_changes_nothing(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    models = make_model(), make_model()
+    for index, model in enumerate(models):
+        torch.manual_seed(index)
+        train(model, data, RECIPE, tmp_path / str(index), transform=transform, device="cpu")
+    first, second = map(trained_tensors, models)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_frozen_weights_stay_bit_equal(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    model = make_model()
+    before = {name: value.clone() for name, value in model.named_parameters() if not value.requires_grad}
+    train(model, data, RECIPE, tmp_path, transform=transform, device="cpu")
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters() if name in before)
+
+
+def test_the_recorded_learning_rates_are_the_recipes(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    result = train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu")
+    rates = [row.learning_rate for row in result.metrics]
+    # The last step of the warm-up epoch is its fourth of four: three quarters of the way up.
+    assert rates[0] == pytest.approx(1e-6 + (1e-2 - 1e-6) * 3 / 4)
+    assert rates[1] > rates[2] > rates[3] > 1e-5
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    def poison(progress: TrainingProgress) -> None:
+        if progress.step == 5:
+            with torch.no_grad():
+                model.base_model.model.head.modules_to_save["default"].bias.fill_(float("nan"))
+
+    model = make_model()
+    with pytest.raises(
+        NonFiniteError, match=r"must stay finite\. Got nan in step 6 of epoch 2\. Lower `learning_rate`"
+    ):
+        train(model, data, RECIPE, tmp_path, transform=transform, device="cpu", progress=poison)
+
+
+def test_a_transformers_model_trains_too(data: ImageData, transform: ImageTransform, tmp_path: Path) -> None:
+    config = ViTConfig(
+        image_size=16, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    config.num_labels = 3
+    lora = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["classifier"])
+    model = get_peft_model(ViTForImageClassification(config), lora)
+    result = train(model, data, RECIPE, tmp_path, transform=transform, device="cpu")
+    assert result.metrics[-1].train_loss < result.metrics[0].train_loss
+
+
+def test_a_plain_module_trains_and_resumes(data: ImageData, transform: ImageTransform, tmp_path: Path) -> None:
+    def pull_the_plug(progress: TrainingProgress) -> None:
+        if progress.step == 9:
+            raise Interrupted
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
+
+    whole, resumed = build(), build()
+    train(whole, data, RECIPE, tmp_path / "whole", transform=transform, device="cpu")
+    with pytest.raises(Interrupted):
+        train(build(), data, RECIPE, tmp_path / "r", transform=transform, device="cpu", progress=pull_the_plug)
+    train(resumed, data, RECIPE, tmp_path / "r", transform=transform, device="cpu")
+    assert all(torch.equal(whole.state_dict()[name], value) for name, value in resumed.state_dict().items())
+    assert torch.equal(whole.state_dict()["1.running_mean"], torch.zeros(4))
+
+
+@pytest.mark.parametrize("settings", [{"mixup": 0.5, "label_smoothing": 0.1}, {"precision": "bfloat16"}])
+def test_options_of_the_recipe_train(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    recipe = Recipe(**(RECIPE.to_dict() | settings | {"clip_grad_norm": 1.0}))
+    result = train(make_model(), data, recipe, tmp_path, transform=transform, device="cpu")
+    assert result.precision == settings.get("precision", "float32")
+    assert all(torch.isfinite(torch.tensor(row.train_loss)) for row in result.metrics)
+
+
+def test_a_model_with_other_outputs_than_classes_is_refused(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    four = ImageData(data.dataset, ("red", "green", "blue", "grey"))
+    with pytest.raises(ArgumentError, match=r"each of the data's 4 classes\. Got 3\. Build it with `num_classes=4`"):
+        train(make_model(), four, RECIPE, tmp_path, transform=transform, device="cpu")
+
+
+def test_a_frozen_model_is_refused(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    with pytest.raises(ArgumentError, match="must have parameters that require a gradient"):
+        train(make_model().requires_grad_(False), data, RECIPE, tmp_path, transform=transform, device="cpu")
+
+
+def test_an_empty_training_split_is_refused(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    empty = ImageData(datasets.DatasetDict({"train": data.dataset["train"].select([])}), data.class_names)
+    with pytest.raises(DataError, match="training split must hold at least one image"):
+        train(make_model(), empty, RECIPE, tmp_path, transform=transform, device="cpu")
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(
+    make_model: MakeModel,
+    data: ImageData,
+    transform: ImageTransform,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("transformers.Trainer._save_optimizer_and_scheduler", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu")
+    assert not list(tmp_path.glob("checkpoints/checkpoint-*"))
