@@ -15,7 +15,7 @@ from torch import nn
 
 from sensitune._files import atomic_write
 from sensitune.data import ImageData, ImageTransform, PreparedImages
-from sensitune.errors import ArgumentError, DataError, RunFolderError
+from sensitune.errors import ArgumentError, RunFolderError
 from sensitune.training._device import resolve_device, resolve_dtype
 from sensitune.training._evaluate import evaluate, evaluation_mode
 from sensitune.training._loss import logits_of
@@ -72,7 +72,6 @@ def train(
         NonFiniteError: If the loss becomes infinite or not a number; the message names the step and the epoch.
         ArgumentError: If nothing requires a gradient, or the model's outputs are not the data's classes.
         RunFolderError: If `output_dir` holds checkpoints of another recipe.
-        DataError: If the training split has no images.
     """
     images = _prepared_splits(data, transform, cache_bytes)
     _check_model(model, images["train"], data)
@@ -158,8 +157,6 @@ class _Run:
 
 
 def _prepared_splits(data: ImageData, transform: ImageTransform, cache_bytes: int) -> dict[str, PreparedImages]:
-    if "train" not in data.dataset or len(data.dataset["train"]) == 0:
-        raise DataError("The training split must hold at least one image. Got none.")
     images = {"train": PreparedImages(data.dataset["train"], transform, cache_bytes=cache_bytes)}
     for split in ("validation", "test"):
         if split in data.dataset:
