@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,12 +44,15 @@ def test_any_pattern_gives_the_dense_output_and_gradients(
 
 def test_entries_in_few_columns_keep_only_those_columns() -> None:
     pattern = compare_with_dense(torch.arange(8), torch.tensor([3, 3, 3, 3, 5, 5, 5, 5]), 8, 16)
-    assert pattern.columns is not None and pattern.columns.tolist() == [3, 5] and pattern.rows is None
+    assert pattern.columns is not None
+    assert pattern.columns.tolist() == [3, 5]
+    assert pattern.rows is None
 
 
 def test_entries_in_few_rows_and_columns_use_a_box() -> None:
     pattern = compare_with_dense(torch.tensor([1, 6]), torch.tensor([3, 5]), 8, 16)
-    assert pattern.rows is not None and pattern.rows.tolist() == [1, 6]
+    assert pattern.rows is not None
+    assert pattern.rows.tolist() == [1, 6]
 
 
 def test_entries_in_most_columns_form_the_whole_matrix() -> None:
@@ -82,8 +85,10 @@ def test_autocast_computes_in_half_precision_and_keeps_the_gradient_dtype() -> N
         y = sparse_linear(x, torch.randn(6, 8), torch.zeros(6, requires_grad=True), values, pattern)
     y.float().sum().backward()
     assert y.dtype == torch.bfloat16
-    assert values.grad is not None and values.grad.dtype == torch.float32
-    assert x.grad is not None and x.grad.dtype == torch.float32
+    assert values.grad is not None
+    assert values.grad.dtype == torch.float32
+    assert x.grad is not None
+    assert x.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize("leading", [(4,), (2, 3)])

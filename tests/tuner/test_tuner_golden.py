@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from peft import get_peft_model
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer

@@ -35,10 +35,13 @@ def _is_stage(module: nn.Module) -> bool:
 
 
 def find_blocks(model: nn.Module) -> dict[str, int]:
-    """Map the name of each block to its index, counted over the whole model.
+    """Name the blocks of a model.
 
     A block is an element of a list of composite modules that is not itself a stage of such lists (Swin's and
     ConvNeXt's stages hold the blocks; a T5 block holds sublayers of different classes and stays one block).
+
+    Returns:
+        Name of each block -> its index, counted over the whole model.
     """
     containers = {name for name, module in model.named_modules() if _is_container(module)}
     blocks: dict[str, int] = {}

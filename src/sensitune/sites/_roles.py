@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 
 _TOKENS = frozenset({
-    "cls_token", "class_token", "class_embedding", "dist_token", "distillation_token", "reg_token", "register_token", "register_tokens",
+    "cls_token", "class_token", "class_embedding", "dist_token", "distillation_token",
+    "reg_token", "register_token", "register_tokens",
 })  # fmt: skip
 _POSITIONS = frozenset({
-    "pos_embed", "pos_embedding", "position_embedding", "position_embeddings", "positional_embedding", "absolute_pos_embed",
-    "absolute_position_embeddings", "pos_emb", "embed_positions", "wpe", "pos_embed_win",
+    "pos_embed", "pos_embedding", "pos_emb", "pos_embed_win", "position_embedding", "position_embeddings",
+    "positional_embedding", "absolute_pos_embed", "absolute_position_embeddings", "embed_positions", "wpe",
 })  # fmt: skip
 _STEMS = ("patch_embed", "stem", "embeddings")
 _TASK_MODEL = re.compile(r"For(\w*Classification\w*|QuestionAnswering|MultipleChoice|NextSentencePrediction)$")
@@ -30,10 +31,10 @@ def is_transformers_model(model: nn.Module) -> bool:
 
 
 def parent_reads_weight(parent: nn.Module, name: str) -> bool:
-    """Whether `parent` uses the weight of its child layer `name` itself, so that a module around the layer would never run.
+    """Whether `parent` uses the weight of its child layer `name` itself, so that a module around it would never run.
 
-    `nn.MultiheadAttention` does so with ``out_proj``; timm's BEiT, EVA and Swin v2 attention with ``qkv``, whose bias they
-    keep apart in ``q_bias`` and ``v_bias``. Such a weight can be tuned sparsely only.
+    `nn.MultiheadAttention` does so with ``out_proj``; timm's BEiT, EVA and Swin v2 attention with ``qkv``, whose bias
+    they keep apart in ``q_bias`` and ``v_bias``. Such a weight can be tuned sparsely only.
 
     Args:
         parent: The module that holds the layer.
@@ -76,7 +77,7 @@ def _without_norms(name: str, module: nn.Module) -> Iterator[str]:
 
 
 def find_stem(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules that turn raw input into features: patch embedding, stem, token embeddings, language-model head."""
+    """Names of the modules at the model's ends: patch embedding or stem, token embeddings, language-model head."""
     stems: list[str] = []
     first_convs = _pretrained_cfg(model).get("first_conv")
     if first_convs:
@@ -98,7 +99,7 @@ def _shallowest(model: nn.Module, wanted: tuple[str, ...]) -> list[str]:
 
 
 def _embedding_modules(model: Any) -> list[str]:
-    """A pretrained language model's token embeddings and output layer: frozen unless asked for, whatever they are called."""
+    """A pretrained language model's token embeddings and output layer, whatever they are called."""
     found = []
     for getter in ("get_input_embeddings", "get_output_embeddings"):
         try:

@@ -25,7 +25,7 @@ class Site:
         block: Index of the block, counted over the whole model, that the site belongs to; None outside the blocks.
         operation: Short name of what the site does: ``q``, ``k``, ``v``, ``proj``, ``fc1``, ``fc2``, ``norm1``, ...
         shape: Shape of the site as stored: the slice of the parameter, not the whole parameter.
-        transposed: True when the weight is stored ``[in, out]`` (transformers' ``Conv1D``), so that `rows` counts columns.
+        transposed: True when the weight is stored ``[in, out]`` (transformers' ``Conv1D``); `rows` then counts columns.
     """
 
     id: str

@@ -1,8 +1,8 @@
 """SPT as a PEFT method: an allocation becomes a tuned model.
 
-Structured sites get a LoRA, ``y = W x + b + up(down(dropout(x)))``, or an Adapter, ``y = z + up(gelu(down(dropout(z))))``
-with ``z = W x + b``; sparse sites train the selected entries of ``W' = W + S``; vectors and the class token are tuned
-whole. Every trained value is a delta from the base, so several adapters add, and disabling restores the base
+Structured sites get a LoRA, ``y = W x + b + up(down(dropout(x)))``, or an Adapter,
+``y = z + up(gelu(down(dropout(z))))`` with ``z = W x + b``; sparse sites train the selected entries of
+``W' = W + S``; vectors and the class token are tuned whole. Every trained value is a delta from the base, so several adapters add, and disabling restores the base
 (He et al., *Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning*, ICCV 2023, section 3.3).
 
 Importing this package registers the method with PEFT.

@@ -20,12 +20,12 @@ from sensitune.tuner._register import spt_type
 class SptConfig(PeftConfig):
     """Configuration of Sensitivity-aware Parameter-efficient fine-Tuning (He et al., ICCV 2023).
 
-    Usually made by `from_allocation`. Without an allocation it works like any PEFT configuration: the target modules get a
-    LoRA or Adapter of rank `r`, or with ``r=0`` a number of randomly placed sparse entries.
+    Usually made by `from_allocation`. Without an allocation it works like any PEFT configuration: the target modules
+    get a LoRA or Adapter of rank `r`, or with ``r=0`` a number of randomly placed sparse entries.
 
     Args:
-        target_modules: Names, suffixes or a regular expression of the modules to tune; None takes PEFT's LoRA default for
-            the architecture. Not used with a site plan, which names every parameter exactly.
+        target_modules: Names, suffixes or a regular expression of the modules to tune; None takes PEFT's LoRA default
+            for the architecture. Not used with a site plan, which names every parameter exactly.
         r: Rank of the LoRA or Adapter; 0 tunes sparsely.
         structured_type: ``"lora"`` or ``"adapter"``.
         num_sparse: Sparse entries per module where `r` is 0; a smaller module is tuned whole.
@@ -65,13 +65,11 @@ class SptConfig(PeftConfig):
     trainable_params: int | None = field(default=None, metadata={"help": "Trained scalars without the head."})
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = spt_type()
         # Indices of an allocation's sparse entries by site id. Tensors do not fit into JSON: on disk they are in the
         # adapter's state dict, and a configuration that was loaded from disk has none here.
         self.sparse_indices: dict[str, torch.Tensor] = {}
-        if isinstance(self.target_modules, (set, tuple)):
-            self.target_modules = sorted(self.target_modules)
         self._check()
 
     def _check(self) -> None:
@@ -135,8 +133,8 @@ class SptConfig(PeftConfig):
             method=allocation.method,
             trainable_params=allocation.trainable_params,
         )
-        # PEFT asks for target modules; the plan names parameters exactly, on leaf modules or not. Its dummy value is the
-        # only one with which a plan without any submodule (class token and head) is not an error.
+        # The plan names parameters exactly, on leaf modules or not. PEFT's dummy target is the only value with which a
+        # plan without any submodule (class token and head) is not an error.
         config.target_modules = None if any(plan.module for plan in plans.values()) else DUMMY_TARGET_MODULES
         config.sparse_indices = dict(allocation.sparse)
         return config
@@ -148,8 +146,8 @@ def _plans_of(allocation: Allocation, *, reads_input: bool) -> dict[str, SitePla
         shape = tuple(allocation.outline.always_trained[name])
         plans[name] = SitePlan(name, "whole", torch.Size(shape).numel(), shape)
     sizes: Mapping[str, tuple[Any, int]] = (
-        {site: (allocation.structured_type, allocation.rank) for site in allocation.structured}
-        | {site: ("whole", 0) for site in allocation.vectors}
+        dict.fromkeys(allocation.structured, (allocation.structured_type, allocation.rank))
+        | dict.fromkeys(allocation.vectors, ("whole", 0))
         | {site: ("sparse", int(indices.numel())) for site, indices in allocation.sparse.items()}
     )
     for site in allocation.outline.sites:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
@@ -73,8 +73,8 @@ class SptConv(SptLayer, nn.Module):
             return (plan.size, plan.out_features)
         if plan.size % self._groups:
             raise ArgumentError(
-                f"The rank of a LoRA on `{plan.parameter}` must be a multiple of the convolution's {self._groups} groups. "
-                f"Got {plan.size}. Choose another `r`, set it in `rank_pattern`, or tune the convolution sparsely (`r=0`)."
+                f"The rank of a LoRA on `{plan.parameter}` must be a multiple of the convolution's {self._groups} "
+                f"groups. Got {plan.size}. Choose another `r` or `rank_pattern`, or tune it sparsely (`r=0`)."
             )
         return (plan.size, *plan.shape[1:])
 

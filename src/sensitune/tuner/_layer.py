@@ -91,7 +91,7 @@ class SptLayer(BaseTunerLayer):
     def base_parameter(self, name: str) -> nn.Parameter:
         """The untouched parameter `name` (``weight``, ``bias``, ``gamma``, ...) of the module that is tuned."""
         parameter = self.get_base_layer()._parameters[name]
-        assert parameter is not None, name  # noqa: S101  # plans are checked against the model before layers are built
+        assert parameter is not None, name  # plans are checked against the model before layers are built
         return parameter
 
     # -- construction -------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class SptLayer(BaseTunerLayer):
         if adapter_name not in container:
             container[adapter_name] = nn.ParameterDict()
         slots = container[adapter_name]
-        assert isinstance(slots, nn.ParameterDict)  # noqa: S101
+        assert isinstance(slots, nn.ParameterDict)
         return slots
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:

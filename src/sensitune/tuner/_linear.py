@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
@@ -69,14 +69,19 @@ class SptLinear(SptLayer, nn.Module):
         bias = self.effective("bias") if self.base_layer._parameters.get("bias") is not None else None
         if "weight" not in touched:
             return F.linear(x, matrix, bias)
-        values = [self.tuned("sparse", adapter, slot) for adapter, slot, _ in self._sparse_weight_slots()]
+        values: list[torch.Tensor] = [
+            self.tuned("sparse", adapter, slot) for adapter, slot, _ in self._sparse_weight_slots()
+        ]
         return sparse_linear(x, matrix, bias, torch.cat(values) if len(values) > 1 else values[0], self._pattern())
 
     def _is_plain(self) -> bool:
-        """Whether the base layer computes ``F.linear`` with a frozen weight and nothing else, so that we may do it here.
+        """Whether the base layer computes ``F.linear`` with a frozen weight and nothing else, so that we may do it.
 
         Hooks (accelerate's offloading among them), whole-tuned weights, unfrozen weights and subclasses with a forward
         of their own take the general way, which calls the layer itself.
+
+        Returns:
+            True if the fast way gives the same.
         """
         base = self.base_layer
         plain_class = self.transposed or type(base).forward is nn.Linear.forward
@@ -107,7 +112,7 @@ class SptLinear(SptLayer, nn.Module):
             plans = [(slot, plan) for slot, plan in self.plans[adapter].items() if plan.form == "lora"]
             if not plans:
                 continue
-            downs = [self.tuned("down", adapter, slot) for slot, _ in plans]
+            downs: list[torch.Tensor] = [self.tuned("down", adapter, slot) for slot, _ in plans]
             down = torch.cat(downs) if len(downs) > 1 else downs[0]
             dropped = F.dropout(x, self.options[adapter].dropout, self.training)
             hidden = F.linear(_cast(dropped, down), down)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
@@ -26,13 +26,13 @@ from sensitune.tuner._tensors import SptTensors, attach, detach, expose
 class SptModel(BaseTuner):
     """A model with SPT adapters; made by ``peft.get_peft_model(model, SptConfig(...))``.
 
-    Linear layers and convolutions that an adapter touches are wrapped; every other tuned parameter (norms, layer scales,
-    class tokens, tables) is exposed on its owner, see `sensitune.tuner._tensors`.
+    Linear layers and convolutions that an adapter touches are wrapped; every other tuned parameter (norms, layer
+    scales, class tokens, tables) is exposed on its owner, see `sensitune.tuner._tensors`.
     """
 
     prefix = "spt_"
     tuner_layer_cls = SptLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     # -- putting in ---------------------------------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ class SptModel(BaseTuner):
             AllocationMismatchError: If the plan was made for another model.
             ModelError: If a module cannot be tuned as planned.
         """
-        config = self.peft_config[adapter_name]
+        config = cast("SptConfig", self.peft_config[adapter_name])
         _check_plan(model, config.plans)
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict=None)
         # PEFT visits named modules only, so the root's own parameters (timm's class token) come last.
@@ -66,21 +66,20 @@ class SptModel(BaseTuner):
             with init_empty_weights() if low_cpu_mem_usage else nullcontext():
                 self._tune_tensors(config, adapter_name, model, root, prefix="")
 
-    def _prepare_adapter_config(self, peft_config: SptConfig, model_config: dict[str, Any]) -> SptConfig:
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         if peft_config.site_plan is not None:
             return peft_config
-        prepared: SptConfig = super()._prepare_adapter_config(peft_config, model_config)
-        return prepared
+        return super()._prepare_adapter_config(peft_config, model_config)
 
     @staticmethod
-    def _check_target_module_exists(peft_config: SptConfig, key: str) -> Any:
+    def _check_target_module_exists(peft_config: Any, key: str) -> Any:
         if peft_config.site_plan is None:
             return BaseTuner._check_target_module_exists(peft_config, key)
         return key in {plan["parameter"].rpartition(".")[0] for plan in peft_config.site_plan.values()}
 
     def _create_and_replace(
         self,
-        peft_config: SptConfig,
+        peft_config: Any,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
@@ -142,8 +141,8 @@ class SptModel(BaseTuner):
 
         Returns:
             Site id -> role -> parameter. Roles: ``down [rank, in]``, ``up [out, rank]``, ``down_bias``, ``up_bias``,
-            ``sparse`` (deltas of the selected entries, in the order of the allocation's indices) and ``whole`` (the delta
-            of a whole tensor). The head is not among them: it is in ``modules_to_save``.
+            ``sparse`` (deltas of the selected entries, in the order of the allocation's indices) and ``whole`` (the
+            delta of a whole tensor). The head is not among them: it is in ``modules_to_save``.
 
         Raises:
             ModelError: If there is no such adapter.
@@ -187,7 +186,7 @@ class SptModel(BaseTuner):
         progressbar: bool = False,
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
-    ) -> nn.Module:
+    ) -> Any:
         layers = list(self._layers())
         if merge:
             self._check_mergeable(adapter_names, safe_merge=safe_merge)
@@ -197,15 +196,15 @@ class SptModel(BaseTuner):
                 if merge:
                     layer.merge(adapter_names=adapter_names)
                 detach(layer.get_base_layer())
-        unloaded: nn.Module = super()._unload_and_optionally_merge(
+        return super()._unload_and_optionally_merge(
             merge=merge, progressbar=progressbar, safe_merge=False, adapter_names=adapter_names
         )
-        return unloaded
 
 
 def _check_plan(model: nn.Module, plans: dict[str, SitePlan]) -> None:
     """Refuse a plan that was made for another model, before anything is changed."""
     for site, plan in plans.items():
+        module: nn.Module | None
         try:
             module = model.get_submodule(plan.module)
         except AttributeError:
@@ -234,8 +233,8 @@ def _default_plan(config: SptConfig, name: str, module: nn.Module) -> SitePlan:
             f"`{name}` ({type(module).__name__}) has no weight that SPT could tune. "
             "Name linear layers, convolutions, norms or embeddings in `target_modules`."
         )
-    rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, name), config.r)
-    entries = config.sparse_pattern.get(get_pattern_key(config.sparse_pattern, name), config.num_sparse)
+    rank = config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), name), config.r)
+    entries = config.sparse_pattern.get(get_pattern_key(list(config.sparse_pattern), name), config.num_sparse)
     matrix = weight.dim() >= 2 and not isinstance(module, nn.Embedding)
     form, size = (config.structured_type, rank) if matrix and rank else ("sparse", entries)
     if form == "sparse" and size >= weight.numel():
@@ -259,8 +258,8 @@ def _wrapper_class(
         if structured is None:
             return None
         raise ModelError(
-            f"`{structured.parameter}` cannot get a LoRA or an Adapter: {type(parent).__name__} reads the weight itself and "
-            "never calls the layer. Tune it sparsely, or leave it out with `exclude_modules`."
+            f"`{structured.parameter}` cannot get a LoRA or an Adapter: {type(parent).__name__} reads the weight "
+            "itself and never calls the layer. Tune it sparsely, or leave it out with `exclude_modules`."
         )
     if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
         return SptLinear
@@ -268,7 +267,7 @@ def _wrapper_class(
         return SptConv
     if structured is not None:
         raise ModelError(
-            f"`{structured.parameter}` cannot get a LoRA or an Adapter: {type(module).__name__} is neither a linear layer "
-            "nor a convolution. Tune it sparsely with `r=0`, or leave it out of `target_modules`."
+            f"`{structured.parameter}` cannot get a LoRA or an Adapter: {type(module).__name__} is neither a linear "
+            "layer nor a convolution. Tune it sparsely with `r=0`, or leave it out of `target_modules`."
         )
     return None

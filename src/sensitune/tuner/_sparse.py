@@ -1,9 +1,9 @@
 """A linear map with a sparse correction, and the exact gradient of the correction's entries.
 
-For ``y = (W + S) x + b`` with S sparse, the gradient of an entry ``S[i, j]`` is ``Σ_t G[t, i] · X[t, j]``. The sensitive
-entries of a matrix crowd into few input columns, so only those columns of X are kept for backward, and the gradients of
-all entries come from one small product over the box of used rows × used columns. Where the box would cover most of the
-matrix, ``W + S`` is formed instead, used, and formed again in backward.
+For ``y = (W + S) x + b`` with S sparse, the gradient of an entry ``S[i, j]`` is ``Σ_t G[t, i] · X[t, j]``. The
+sensitive entries of a matrix crowd into few input columns, so only those columns of X are kept for backward, and the
+gradients of all entries come from one small product over the box of used rows × used columns. Where the box would cover
+most of the matrix, ``W + S`` is formed instead, used, and formed again in backward.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
-from torch.autograd.function import FunctionCtx, once_differentiable
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
-# The box pays while it is a small part of the matrix: it adds three products of its size to a step and keeps its columns
-# instead of the whole input. Half the columns is where a first measurement on ViT-B/16's layers breaks even.
+# The box pays while it is a small part of the matrix: it adds three products of its size to a step and keeps its
+# columns instead of the whole input. Half the columns is where a first measurement on ViT-B/16's layers breaks even.
 _BOX_COLUMNS = 0.5
 
 
@@ -146,7 +146,7 @@ def _add_columns(y: torch.Tensor, rows: torch.Tensor | None, kept: torch.Tensor,
 
 
 class _AddSlices(torch.autograd.Function):
-    """Add tensors into column ranges of a fresh output, in place; the gradients of the parts are views of its gradient."""
+    """Add tensors into column ranges of a fresh output, in place; their gradients are views of its gradient."""
 
     @staticmethod
     def forward(ctx: Any, y: torch.Tensor, starts: tuple[int, ...], *parts: torch.Tensor) -> torch.Tensor:
@@ -157,7 +157,7 @@ class _AddSlices(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: FunctionCtx | Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return (grad, None, *(grad.narrow(-1, start, size).to(dtype) for start, size, dtype in ctx.ranges))
 
 

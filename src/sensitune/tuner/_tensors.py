@@ -4,12 +4,11 @@ The owner of such a parameter is not wrapped, since it may be the root module or
 gets one child, `SptTensors`, that holds the trained values, and its class becomes a subclass of itself in which the
 parameter's name is a property: base value plus the active adapters' deltas. So the model's own code reads the tuned
 value from wherever it runs, the stored parameter and its name in the state dict stay untouched, and taking the child
-away restores everything. (``torch.nn.utils.parametrize`` works the same way, but what it parametrizes cannot be pickled.)
+away restores everything. (``torch.nn.utils.parametrize`` works the same way, but its result cannot be pickled.)
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -70,8 +69,8 @@ def attach(owner: nn.Module, adapter_name: str) -> SptTensors:
         return existing
     if isinstance(owner, _CONTAINERS):
         raise ModelError(
-            f"A parameter that {type(owner).__name__} holds itself cannot be tuned: the container would run what is added "
-            "to it. Leave it out with `exclude`."
+            f"A parameter that {type(owner).__name__} holds itself cannot be tuned: the container would run what is "
+            "added to it. Leave it out with `exclude`."
         )
     child = SptTensors(owner, adapter_name)
     owner.add_module(CHILD, child)
@@ -85,7 +84,7 @@ def expose(owner: nn.Module) -> None:
         owner: A module that `attach` was called on.
     """
     child = owner._modules[CHILD]
-    assert isinstance(child, SptTensors)  # noqa: S101
+    assert isinstance(child, SptTensors)
     owner.__class__ = _tuned_class(_plain_class(owner), child.tuned_names)
 
 
@@ -104,9 +103,18 @@ def _plain_class(owner: nn.Module) -> type[nn.Module]:
     return plain
 
 
-@cache
+_TUNED_CLASSES: dict[tuple[type[nn.Module], frozenset[str]], type[nn.Module]] = {}
+
+
 def _tuned_class(plain: type[nn.Module], names: frozenset[str]) -> type[nn.Module]:
     """The subclass of `plain` whose parameters `names` are read through the tuner; one per combination, so == works."""
+    key = (plain, names)
+    if key not in _TUNED_CLASSES:
+        _TUNED_CLASSES[key] = _make_tuned_class(plain, names)
+    return _TUNED_CLASSES[key]
+
+
+def _make_tuned_class(plain: type[nn.Module], names: frozenset[str]) -> type[nn.Module]:
     body: dict[str, Any] = {name: property(_reader(name)) for name in names}
     body |= {
         "_spt_plain_class": plain,
@@ -123,7 +131,7 @@ def _reader(name: str) -> Any:
         child = owner._modules.get(CHILD)
         if child is None or owner._parameters[name] is None:
             return owner._parameters[name]
-        assert isinstance(child, SptTensors)  # noqa: S101
+        assert isinstance(child, SptTensors)
         return child.effective(name)
 
     read.__doc__ = f"`{name}` with the active adapters' deltas added."
