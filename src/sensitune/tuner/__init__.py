@@ -2,8 +2,9 @@
 
 Structured sites get a LoRA, ``y = W x + b + up(down(dropout(x)))``, or an Adapter,
 ``y = z + up(gelu(down(dropout(z))))`` with ``z = W x + b``; sparse sites train the selected entries of
-``W' = W + S``; vectors and the class token are tuned whole. Every trained value is a delta from the base, so several adapters add, and disabling restores the base
-(He et al., *Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning*, ICCV 2023, section 3.3).
+``W' = W + S``; vectors and the class token are tuned whole. Every trained value is a delta from the base, so several
+adapters add, and disabling restores the base (He et al., *Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning*,
+ICCV 2023, section 3.3).
 
 Importing this package registers the method with PEFT.
 
