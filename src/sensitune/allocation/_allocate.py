@@ -226,11 +226,11 @@ def _check_tau(problem: Problem, tau: int) -> None:
 def _check_minimum(outline: ModelOutline, budgets: Sequence[int]) -> None:
     if not budgets:
         raise BudgetError("`budget` must hold at least one budget. Got an empty list.")
-    least = outline.always_trained_params
+    always = outline.always_trained_params
+    least = f"{always:,} parameters ({_always_reason(outline)})" if always else "1 parameter"
     for budget in budgets:
-        if budget < max(least, 1):
-            why = f" ({_always_reason(outline)})" if least else ""
-            raise BudgetError(f"`budget` must be at least {max(least, 1):,} parameters{why}. Got {budget:,}.")
+        if budget < max(always, 1):
+            raise BudgetError(f"`budget` must be at least {least}. Got {budget:,}.")
 
 
 def _always_reason(outline: ModelOutline) -> str:

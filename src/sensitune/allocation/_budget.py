@@ -26,7 +26,7 @@ def parse_budget(budget: int | str, backbone_params: int) -> int:
     if isinstance(budget, int) and not isinstance(budget, bool):
         return budget
     if not isinstance(budget, str):
-        raise _unreadable(budget)
+        raise BudgetError(_unreadable(budget))
     text = budget.strip().replace("_", "").replace(",", "").lower()
     if text.endswith("%"):
         return int(_number(text[:-1], budget) * backbone_params / 100)
@@ -41,13 +41,11 @@ def _number(text: str, budget: str) -> Decimal:
     try:
         number = Decimal(text)
     except InvalidOperation:
-        raise _unreadable(budget) from None
+        raise BudgetError(_unreadable(budget)) from None
     if not number.is_finite():
-        raise _unreadable(budget)
+        raise BudgetError(_unreadable(budget))
     return number
 
 
-def _unreadable(budget: object) -> BudgetError:
-    return BudgetError(
-        f"`budget` must be a whole number, or text such as '400_000', '400k', '0.4M' or '0.5%'. Got {budget!r}."
-    )
+def _unreadable(budget: object) -> str:
+    return f"`budget` must be a whole number, or text such as '400_000', '400k', '0.4M' or '0.5%'. Got {budget!r}."

@@ -1,9 +1,9 @@
 """The ranking: every scalar that a walk under a budget could ever pay for, most sensitive first.
 
-A walk pays for a scalar only while its site is sparse. A site that can switch for P parameters either has switched, after
-which its scalars are free, or was refused because less than P were left, so it never holds P paid scalars: its P highest
-scores are enough, and the hundreds of thousands below them never need sorting. Sites that cannot switch share what the
-budget can buy at most.
+A walk pays for a scalar only while its site is sparse. A site that can switch for P parameters either has switched,
+after which its scalars are free, or was refused because less than P were left, so it never holds P paid scalars: its P
+highest scores are enough, and the hundreds of thousands below them never need sorting. Sites that cannot switch share
+what the budget can buy at most.
 """
 
 from __future__ import annotations

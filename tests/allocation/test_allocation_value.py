@@ -1,0 +1,208 @@
+"""An `Allocation` adds up, survives the disk, and refuses what cannot be true."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sensitune.allocation import Allocation, module_params
+from sensitune.errors import AdapterFileError, ArgumentError
+from sensitune.sites import ModelOutline
+
+Make = Callable[..., ModelOutline]
+
+
+@pytest.fixture
+def allocation(make_outline: Make) -> Allocation:
+    """Structured 2·(5 + 7) = 24, whole 6, sparse 2 + 1, class token 4."""
+    return Allocation(
+        outline=make_outline([(5, 7), (6,), (3, 3), (2, 2, 2), (4,)], token=4),
+        structured=("blocks.0.matrix",),
+        vectors=("blocks.1.vector",),
+        sparse={"blocks.2.matrix": torch.tensor([0, 8]), "blocks.3.tensor": torch.tensor([7])},
+        rank=2,
+        structured_type="lora",
+        tau=12,
+        budget=37,
+        alpha=10.0,
+        beta=5.0,
+        always_trained=("cls_token",),
+        metadata={"criterion": "squared_gradient"},
+    )
+
+
+def test_the_parts_add_up_to_the_trainable_parameters(allocation: Allocation) -> None:
+    parts = (allocation.structured_params, allocation.vector_params, allocation.sparse_params)
+    assert parts == (24, 6, 3)
+    assert allocation.always_trained_params == 4
+    assert allocation.trainable_params == 37
+    assert (allocation.num_sites, allocation.head, allocation.head_params) == (4, ("head",), 30)
+
+
+def test_the_rows_of_the_table_add_up_to_the_trainable_parameters(allocation: Allocation) -> None:
+    rows = allocation.table()
+    assert sum(row["params"] for row in rows) == allocation.trainable_params
+    assert [row["tuning"] for row in rows] == ["always", "structured", "vector", "sparse", "sparse", "frozen"]
+    assert rows[1] == {
+        "site": "blocks.0.matrix",
+        "block": 0,
+        "operation": "matrix",
+        "kind": "matrix",
+        "tuning": "structured",
+        "params": 24,
+    }
+
+
+def test_the_summary_shows_each_operation_and_both_totals(allocation: Allocation) -> None:
+    lines = allocation.summary().splitlines()
+    assert lines[0] == "spt allocation: lora, rank 2, budget 37, tau 12"
+    assert lines[2].split() == [
+        "operation",
+        "sites",
+        "structured",
+        "whole",
+        "vectors",
+        "sparse",
+        "entries",
+        "parameters",
+    ]
+    assert [line.split() for line in lines if line.startswith(("matrix", "total"))] == [
+        ["matrix", "2", "1", "·", "2", "26"],
+        ["total", "6", "1", "1", "3", "37"],
+    ]
+    assert lines[-1] == (
+        "Trainable parameters: 37 without the head (22.29% of the backbone), 67 with it (head: head, 30)."
+    )
+
+
+@pytest.mark.parametrize(("structured", "expected"), [("lora", 2 * (5 + 7)), ("adapter", 2 * 2 * 5 + 2 + 5), (None, 0)])
+def test_the_size_of_a_module_is_that_of_the_paper(make_outline: Make, structured: Any, expected: int) -> None:
+    assert module_params(make_outline([(5, 7)]).sites[0], structured, 2) == expected
+
+
+def as_dict(allocation: Allocation) -> dict[str, Any]:
+    values = {field.name: getattr(allocation, field.name) for field in dataclasses.fields(allocation)}
+    return values | {"sparse": {name: (indices.dtype, indices.tolist()) for name, indices in allocation.sparse.items()}}
+
+
+def test_saving_and_loading_gives_the_same_allocation(allocation: Allocation, tmp_path: Path) -> None:
+    allocation.save(tmp_path / "new" / "allocation.safetensors")
+    loaded = Allocation.load(tmp_path / "new" / "allocation.safetensors")
+    assert as_dict(loaded) == as_dict(allocation)
+
+
+def test_an_allocation_without_sparse_entries_can_be_saved(allocation: Allocation, tmp_path: Path) -> None:
+    dataclasses.replace(allocation, sparse={}).save(tmp_path / "a.safetensors")
+    assert Allocation.load(tmp_path / "a.safetensors").sparse == {}
+
+
+def test_indices_take_four_bytes_on_disk(allocation: Allocation, tmp_path: Path) -> None:
+    allocation.save(tmp_path / "a.safetensors")
+    assert {indices.dtype for indices in load_file(tmp_path / "a.safetensors").values()} == {torch.int32}
+
+
+def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]) -> None:
+    """Damage a file in a way that safetensors itself does not notice."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["sensitune"])
+    tensors = load_file(path)
+    change(tensors, header)
+    save_file(tensors, path, metadata={"sensitune": json.dumps(header)})
+
+
+def drop_a_tensor(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
+    del tensors["blocks.3.tensor"]
+
+
+def exceed_the_site(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
+    tensors["blocks.3.tensor"] = torch.tensor([8], dtype=torch.int32)
+
+
+def add_an_unknown_site(tensors: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    tensors["blocks.9.matrix"] = torch.tensor([0], dtype=torch.int32)
+
+
+def structure_a_vector(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    header["structured"] = ["blocks.1.vector"]
+
+
+def forget_the_rank(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    del header["rank"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (drop_a_tensor, "is incomplete: it lacks the tensor `blocks.3.tensor`"),
+        (exceed_the_site, "is damaged: Index 8 of `blocks.3.tensor` lies outside its 8 scalars"),
+        (add_an_unknown_site, "is damaged: `blocks.9.matrix` is not one of the 5 sites that the model ranks"),
+        (structure_a_vector, "is damaged: `blocks.1.vector` is a vector; only a matrix can be structured"),
+        (forget_the_rank, "is damaged: 'rank'"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_the_reason(
+    allocation: Allocation, tmp_path: Path, damage: Callable[..., None], sentence: str
+) -> None:
+    path = tmp_path / "allocation.safetensors"
+    allocation.save(path)
+    rewrite(path, damage)
+    with pytest.raises(AdapterFileError, match=sentence):
+        Allocation.load(path)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_a_truncated_file_is_refused(allocation: Allocation, tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "allocation.safetensors"
+    allocation.save(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(AdapterFileError, match=r"allocation.safetensors` is damaged and cannot be read"):
+        Allocation.load(path)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(AdapterFileError, match="must be a Sensitune allocation file; it is something else"):
+        Allocation.load(tmp_path / "model.safetensors")
+
+
+def test_a_failed_save_leaves_nothing_behind(
+    allocation: Allocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(tensors: Any, path: Path, **_: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sensitune._tensor_file.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        allocation.save(tmp_path / "allocation.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"structured": ("nowhere",)}, "`nowhere` is not one of the 5 sites"),
+        ({"vectors": ("blocks.2.matrix",)}, "`blocks.2.matrix` is a matrix; only a vector can be tuned whole"),
+        ({"structured_type": None}, "`structured_type` must be 'lora' or 'adapter' when sites are structured"),
+        ({"sparse": {"blocks.1.vector": torch.tensor([1])}}, "`blocks.1.vector` is tuned twice"),
+        ({"sparse": {"blocks.4.vector": torch.tensor([-1])}}, "Index -1 of `blocks.4.vector` lies outside"),
+        ({"sparse": {"blocks.4.vector": torch.tensor([2, 1])}}, "must be sorted and without repetition"),
+        ({"sparse": {"blocks.4.vector": torch.tensor([1, 1])}}, "must be sorted and without repetition"),
+        ({"sparse": {"blocks.4.vector": torch.tensor([0.5])}}, "must be a non-empty 1-D int64 tensor"),
+        ({"sparse": {"blocks.4.vector": torch.empty(0, dtype=torch.int64)}}, "must be a non-empty 1-D int64 tensor"),
+        ({"always_trained": ("mask_token",)}, "`mask_token` is not a parameter that the model always trains"),
+    ],
+)
+def test_an_allocation_that_contradicts_its_model_is_refused(
+    allocation: Allocation, change: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ArgumentError, match=sentence):
+        dataclasses.replace(allocation, **change)
