@@ -1,0 +1,39 @@
+"""What a run found, for people: tables for the terminal, files and pages, and figures.
+
+A table is plain data (`Table`: rows of one dataclass) that can be printed with rich, written as CSV or turned into
+Markdown. A figure is a matplotlib ``Figure`` made without pyplot; `save_figure` writes it as PNG and SVG. Both need
+only the values that the stages hand on, so they can be made again from what a run folder holds::
+
+    allocation = Allocation.load("runs/mine/allocation.safetensors")
+    rich.print(allocation_table(allocation, by="operation"))
+    save_figure(figure_heat_map(allocation), "figures/heat_map")   # heat_map.png, heat_map.svg
+
+Shares are fractions in the data and percent where people read them. Parameters are counted without the head, as in a
+budget, unless a column says otherwise.
+"""
+
+from sensitune.report._accuracy import figure_accuracy
+from sensitune.report._allocation_table import AllocationRow, allocation_table
+from sensitune.report._bars import figure_by_block, figure_by_operation
+from sensitune.report._comparison import ComparisonRow, comparison_table
+from sensitune.report._counts import sensitive_counts
+from sensitune.report._heat_map import figure_heat_map
+from sensitune.report._style import save_figure
+from sensitune.report._table import Column, Table
+from sensitune.report._write import write_report
+
+__all__ = [
+    "AllocationRow",
+    "Column",
+    "ComparisonRow",
+    "Table",
+    "allocation_table",
+    "comparison_table",
+    "figure_accuracy",
+    "figure_by_block",
+    "figure_by_operation",
+    "figure_heat_map",
+    "save_figure",
+    "sensitive_counts",
+    "write_report",
+]

@@ -1,0 +1,144 @@
+"""Bars: where the parameters are, by block and by operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from sensitune.allocation import Allocation
+from sensitune.report._counts import Counts, SiteCount, count_subject
+from sensitune.report._style import PALE, PARTS, RULE, new_figure, style
+from sensitune.sensitivity import Sensitivity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_OUTSIDE = "outside"
+
+
+def figure_by_block(subject: Allocation | Sensitivity, *, tau: int | None = None) -> Figure:
+    """Draw the share of each block, bottom of the network on the left.
+
+    Args:
+        subject: An allocation (the share of its trainable parameters, stacked by how they are tuned) or a sensitivity
+            (the share of the `tau` most sensitive parameters, beside the share of all parameters).
+        tau: How many of the most sensitive parameters; only with a sensitivity.
+
+    Returns:
+        A matplotlib figure; `save_figure` writes it.
+
+    Raises:
+        ArgumentError: If `tau` is missing or out of place, or every count is zero.
+    """
+    counts = count_subject(subject, tau)
+    names = _block_names(counts)
+    groups = _group(counts, lambda site: _OUTSIDE if site.block is None else str(site.block))
+    with style():
+        width = min(12.0, max(5.6, 1.6 + 0.42 * len(names)))
+        figure, axes = new_figure(width, 3.8, title=f"{counts.title} by block", subtitle=f"% of {counts.whole}")
+        _draw_bars(axes, [groups[name] for name in names], counts, horizontal=False)
+        step = 1 + len(names) // 26  # the labels of very deep models would touch
+        axes.set_xticks(range(0, len(names), step), names[::step])
+        axes.set_xlabel("block")
+        axes.margins(x=0.02)
+        _finish(axes, horizontal=False)
+    return figure
+
+
+def figure_by_operation(subject: Allocation | Sensitivity, *, tau: int | None = None) -> Figure:
+    """Draw the share of each operation, the largest on top; what has nothing is left out.
+
+    Args:
+        subject: An allocation or a sensitivity, as in `figure_by_block`.
+        tau: How many of the most sensitive parameters; only with a sensitivity.
+
+    Returns:
+        A matplotlib figure; `save_figure` writes it.
+
+    Raises:
+        ArgumentError: If `tau` is missing or out of place, or every count is zero.
+    """
+    counts = count_subject(subject, tau)
+    groups = {name: sites for name, sites in _group(counts, lambda site: site.operation).items() if _params(sites)}
+    names = sorted(groups, key=lambda name: _params(groups[name]))
+    with style():
+        height = 1.5 + 0.32 * len(names)
+        figure, axes = new_figure(6.4, height, title=f"{counts.title} by operation", subtitle=f"% of {counts.whole}")
+        ends = _draw_bars(axes, [groups[name] for name in names], counts, horizontal=True)
+        axes.set_yticks(range(len(names)), names)
+        for position, (name, end) in enumerate(zip(names, ends, strict=True)):
+            text = f"{100 * _params(groups[name]) / counts.total:.1f}"
+            axes.annotate(text, (end, position), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        _finish(axes, horizontal=True)
+    return figure
+
+
+def _group(counts: Counts, name: Callable[[SiteCount], str]) -> dict[str, list[SiteCount]]:
+    groups: dict[str, list[SiteCount]] = {}
+    for site in counts.sites:
+        groups.setdefault(name(site), []).append(site)
+    return groups
+
+
+def _block_names(counts: Counts) -> list[str]:
+    """Every block, those without a parameter too, then what is outside."""
+    blocks = {site.block for site in counts.sites if site.block is not None}
+    outside = [_OUTSIDE] if any(site.block is None and site.params for site in counts.sites) else []
+    return [*map(str, sorted(blocks)), *outside]
+
+
+def _params(sites: Sequence[SiteCount], part: str | None = None) -> int:
+    return sum(site.params for site in sites if part in (None, site.part))
+
+
+def _draw_bars(axes: Axes, groups: Sequence[Sequence[SiteCount]], counts: Counts, *, horizontal: bool) -> list[float]:
+    """One stacked bar per group, in percent; returns where each ends."""
+    thickness = 0.45 if counts.ranked else 0.7
+    ends = [0.0] * len(groups)
+    for part, (colour, name) in PARTS.items():
+        lengths = [100 * _params(sites, part) / counts.total for sites in groups]
+        if any(lengths):
+            _bars(axes, lengths, thickness, ends, colour=colour, label=name, horizontal=horizontal)
+            ends = [end + length for end, length in zip(ends, lengths, strict=True)]
+    if counts.ranked:  # behind the bars: where they would end if every parameter were equally sensitive
+        sizes = [100 * sum(site.size for site in sites) / counts.size for sites in groups]
+        start = [0.0] * len(groups)
+        _bars(
+            axes,
+            sizes,
+            0.8,
+            start,
+            colour=PALE,
+            label="share of all ranked parameters",
+            horizontal=horizontal,
+            zorder=0.8,
+        )
+    return ends
+
+
+def _bars(
+    axes: Axes,
+    lengths: list[float],
+    thickness: float,
+    start: list[float],
+    *,
+    colour: str,
+    label: str,
+    horizontal: bool,
+    zorder: float = 1.0,
+) -> None:
+    if horizontal:
+        axes.barh(range(len(lengths)), lengths, thickness, left=start, color=colour, label=label, zorder=zorder)
+    else:
+        axes.bar(range(len(lengths)), lengths, thickness, bottom=start, color=colour, label=label, zorder=zorder)
+
+
+def _finish(axes: Axes, *, horizontal: bool) -> None:
+    """A light grid along the values, room beyond the longest bar, and a legend if there is a choice to explain."""
+    axes.grid(axis="x" if horizontal else "y", color=RULE, linewidth=0.8)
+    axes.tick_params(length=0)
+    axes.spines["bottom" if horizontal else "left"].set_visible(False)
+    handles, _ = axes.get_legend_handles_labels()
+    if len(handles) > 1:
+        axes.figure.legend(loc="outside lower left", ncols=len(handles), frameon=False, fontsize=8)

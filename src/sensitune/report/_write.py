@@ -1,0 +1,100 @@
+"""Everything this package shows of a run, written into its folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sensitune._files import atomic_write
+from sensitune.allocation import Allocation
+from sensitune.report._accuracy import figure_accuracy
+from sensitune.report._allocation_table import allocation_table
+from sensitune.report._bars import figure_by_block, figure_by_operation
+from sensitune.report._comparison import ComparisonRow, comparison_table
+from sensitune.report._heat_map import figure_heat_map
+from sensitune.report._style import save_figure
+from sensitune.report._table import Table
+from sensitune.sensitivity import Sensitivity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_report(
+    folder: str | os.PathLike[str],
+    allocation: Allocation,
+    *,
+    sensitivity: Sensitivity | None = None,
+    comparison: Sequence[ComparisonRow] = (),
+) -> list[Path]:
+    """Write the tables and figures of a run: ``figures/*.{csv,png,svg}``, and ``report.md`` that shows them.
+
+    Args:
+        folder: The run folder; made if it is missing. Files of an earlier report are replaced.
+        allocation: What was tuned.
+        sensitivity: The scores behind it; with them and the allocation's `tau`, the sensitive parameters are drawn too.
+        comparison: Methods to put side by side; none leaves the section out.
+
+    Returns:
+        Every file written, ``report.md`` first.
+    """
+    figures = Path(folder) / "figures"
+    tables = dict(_tables(allocation, comparison))
+    drawn = dict(_figures(allocation, sensitivity, comparison))
+    written: list[Path] = []
+    for name, table in tables.items():
+        table.to_csv(figures / f"{name}.csv")
+        written.append(figures / f"{name}.csv")
+    for name, figure in drawn.items():
+        written += save_figure(figure, figures / name)
+    page = Path(folder) / "report.md"
+    with atomic_write(page) as temporary:
+        temporary.write_text(_page(tables, list(drawn)), encoding="utf-8")
+    return [page, *written]
+
+
+def _tables(allocation: Allocation, comparison: Sequence[ComparisonRow]) -> Iterator[tuple[str, Table[Any]]]:
+    if comparison:
+        yield "comparison", comparison_table(comparison)
+    yield "allocation_by_operation", allocation_table(allocation, by="operation")
+    yield "allocation_by_block", allocation_table(allocation, by="block")
+
+
+def _figures(
+    allocation: Allocation, sensitivity: Sensitivity | None, comparison: Sequence[ComparisonRow]
+) -> Iterator[tuple[str, Figure]]:
+    if any(row.last_accuracy is not None for row in comparison):
+        yield "accuracy", figure_accuracy(comparison)
+    if sensitivity is not None and allocation.tau:
+        yield "sensitive_heat_map", figure_heat_map(sensitivity, tau=allocation.tau)
+        yield "sensitive_by_block", figure_by_block(sensitivity, tau=allocation.tau)
+        yield "sensitive_by_operation", figure_by_operation(sensitivity, tau=allocation.tau)
+    if allocation.trainable_params:
+        yield "trainable_heat_map", figure_heat_map(allocation)
+        yield "trainable_by_block", figure_by_block(allocation)
+        yield "trainable_by_operation", figure_by_operation(allocation)
+
+
+_CAPTIONS = {
+    "accuracy": "Test accuracy against trainable parameters.",
+    "sensitive_heat_map": "Where the most sensitive parameters are, by block and operation.",
+    "sensitive_by_block": "The most sensitive parameters by block; the ticks show where all parameters are.",
+    "sensitive_by_operation": "The most sensitive parameters by operation; the ticks show where all parameters are.",
+    "trainable_heat_map": "Where the trainable parameters are, by block and operation.",
+    "trainable_by_block": "The trainable parameters by block.",
+    "trainable_by_operation": "The trainable parameters by operation.",
+}
+
+
+def _page(tables: dict[str, Table[Any]], figures: Sequence[str]) -> str:
+    parts = ["# Report"]
+    for name, table in tables.items():
+        parts += [f"## {table.title}", table.to_markdown(), f"As CSV: [{name}.csv](figures/{name}.csv)"]
+    if figures:
+        parts.append("## Figures")
+    parts += [
+        f"![{_CAPTIONS[name]}](figures/{name}.png)\n\n{_CAPTIONS[name]} [SVG](figures/{name}.svg)" for name in figures
+    ]
+    return "\n\n".join(parts) + "\n"
