@@ -23,6 +23,7 @@ Example:
 
 from __future__ import annotations
 
+from sensitune.training._card import AdapterCard, load_tuned
 from sensitune.training._decay import no_weight_decay, parameter_groups
 from sensitune.training._device import resolve_device, resolve_dtype
 from sensitune.training._evaluate import Evaluation, evaluate, predict_probabilities
@@ -40,6 +41,7 @@ from sensitune.training._train import train
 from sensitune.training._weights import load_weights, save_weights
 
 __all__ = [
+    "AdapterCard",
     "EpochMetrics",
     "Evaluation",
     "Precision",
@@ -49,6 +51,7 @@ __all__ = [
     "TrainingResult",
     "evaluate",
     "learning_rate_at",
+    "load_tuned",
     "load_weights",
     "no_weight_decay",
     "parameter_groups",

@@ -16,6 +16,7 @@ from torch import nn
 from sensitune._files import atomic_write
 from sensitune.data import ImageData, ImageTransform, PreparedImages
 from sensitune.errors import ArgumentError, RunFolderError
+from sensitune.training._card import AdapterCard
 from sensitune.training._device import resolve_device, resolve_dtype
 from sensitune.training._evaluate import evaluate, evaluation_mode
 from sensitune.training._loss import logits_of
@@ -38,6 +39,7 @@ def train(
     output_dir: str | os.PathLike[str],
     *,
     transform: ImageTransform,
+    card: AdapterCard | None = None,
     resume: bool = True,
     device: str | torch.device = "auto",
     num_workers: int = 0,
@@ -58,6 +60,7 @@ def train(
         recipe: The optimisation.
         output_dir: Where the files go.
         transform: How images become tensors; augmentation, if any, on the training split only.
+        card: Saved in the adapter folders, so that `load_tuned` can use them on their own.
         resume: Go on from the last checkpoint in `output_dir`, with the same result as a run in one piece; False
             removes the checkpoints and starts again.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -75,7 +78,7 @@ def train(
     """
     images = _prepared_splits(data, transform, cache_bytes)
     _check_model(model, images["train"], data)
-    run = _Run(model, recipe, images, TrainingFolder(Path(output_dir)), resolve_device(device), num_workers)
+    run = _Run(model, recipe, images, TrainingFolder(Path(output_dir)), resolve_device(device), num_workers, card)
     resumed_after = _open_checkpoints(run, resume=resume)
     metrics = list(read_metrics(run.folder.metrics)[: resumed_after or 0])
     chosen_epoch = run.fit(metrics, progress)
@@ -105,6 +108,7 @@ class _Run:
     folder: TrainingFolder
     device: torch.device
     num_workers: int
+    card: AdapterCard | None
 
     def fit(self, metrics: list[EpochMetrics], progress: Callable[[TrainingProgress], None] | None) -> int | None:
         """Train what is left to train, add to the metrics, keep the last weights; return the chosen epoch."""
@@ -124,7 +128,7 @@ class _Run:
             callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
         )
         trainer.train(resume_from_checkpoint=_last_checkpoint(self.folder))
-        save_weights(self.model, self.folder.adapter)
+        save_weights(self.model, self.folder.adapter, card=self.card)
         return recorder.chosen_epoch
 
     def test(self, chosen_epoch: int | None) -> tuple[float | None, float | None]:
@@ -133,7 +137,7 @@ class _Run:
         if chosen_epoch is None:
             return last, None
         load_weights(self.model, self.folder.candidate(chosen_epoch))
-        save_weights(self.model, self.folder.chosen_adapter)
+        save_weights(self.model, self.folder.chosen_adapter, card=self.card)
         chosen = self._test_accuracy()
         load_weights(self.model, self.folder.adapter)
         return last, chosen

@@ -1,0 +1,85 @@
+"""A method's name -> its allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sensitune.allocation import Allocation, StructuredType, allocate, random_allocation, uniform_allocation
+from sensitune.sensitivity import Sensitivity
+from sensitune.sites import ModelOutline
+from sensitune.sweeps._config import BUDGETED_METHODS, DEFAULT_BUDGET, Method, RunConfig
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a method is called, and how it places its parameters.
+
+    Attributes:
+        label: What a reader calls it.
+        needs_sensitivity: Whether it looks at the scores.
+        place: (settings, outline, sensitivity or None) -> allocation.
+    """
+
+    label: str
+    needs_sensitivity: bool
+    place: Callable[[RunConfig, ModelOutline, Sensitivity | None], Allocation]
+
+
+def _follow(structured: StructuredType | None) -> Callable[[RunConfig, ModelOutline, Sensitivity | None], Allocation]:
+    """SPT's rule; without a structured module it is purely sparse, vectors included."""
+
+    def place(config: RunConfig, outline: ModelOutline, sensitivity: Sensitivity | None) -> Allocation:
+        assert sensitivity is not None
+        return allocate(
+            sensitivity,
+            budget=budget_of(config),
+            tau=config.tau,
+            structured=structured,
+            rank=config.rank,
+            alpha=config.alpha,
+            beta=config.beta,
+            whole_vectors=structured is not None,
+        )
+
+    return place
+
+
+def _spend_at_random(config: RunConfig, outline: ModelOutline, sensitivity: Sensitivity | None) -> Allocation:
+    budget = budget_of(config)
+    assert budget is not None
+    return random_allocation(
+        outline, budget=budget, rank=config.rank, alpha=config.alpha, beta=config.beta, seed=config.seed
+    )
+
+
+def _everywhere(
+    structured: StructuredType | None, *, vectors: bool = False, train_tokens: bool = True
+) -> Callable[[RunConfig, ModelOutline, Sensitivity | None], Allocation]:
+    """The same on every site of a kind."""
+
+    def place(config: RunConfig, outline: ModelOutline, sensitivity: Sensitivity | None) -> Allocation:
+        return uniform_allocation(
+            outline, structured=structured, rank=config.rank, vectors=vectors, train_tokens=train_tokens
+        )
+
+    return place
+
+
+METHODS: Mapping[Method, MethodInfo] = {
+    "spt-lora": MethodInfo("SPT-LoRA", True, _follow("lora")),
+    "spt-adapter": MethodInfo("SPT-Adapter", True, _follow("adapter")),
+    "sparse": MethodInfo("SPT sparse only", True, _follow(None)),
+    "lora": MethodInfo("Uniform LoRA", False, _everywhere("lora")),
+    "adapter": MethodInfo("Uniform Adapter", False, _everywhere("adapter")),
+    "random": MethodInfo("Random placement", False, _spend_at_random),
+    "vectors": MethodInfo("Biases, norms and scales", False, _everywhere(None, vectors=True)),
+    "head": MethodInfo("Head only", False, _everywhere(None, train_tokens=False)),
+}
+
+
+def budget_of(config: RunConfig) -> int | str | None:
+    """The budget a run is given: its own, the default one, or none where `tau` or the method decides."""
+    if config.method not in BUDGETED_METHODS or config.tau is not None:
+        return None
+    return DEFAULT_BUDGET if config.budget is None else config.budget

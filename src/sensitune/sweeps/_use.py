@@ -1,0 +1,139 @@
+"""What a trained adapter is for: predictions, and a plain checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from sensitune.backbones import save_checkpoint
+from sensitune.errors import DataError
+from sensitune.training import load_tuned, predict_probabilities
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The classes of some images.
+
+    Attributes:
+        files: The images.
+        class_names: Name of every class id.
+        probabilities: [images, classes], float32.
+        skipped: Images that could not be read.
+    """
+
+    files: tuple[Path, ...]
+    class_names: tuple[str, ...]
+    probabilities: Tensor = field(repr=False, compare=False)
+    skipped: tuple[Path, ...] = ()
+
+    def best(self, index: int) -> tuple[str, float]:
+        """The most probable class of an image and its probability.
+
+        Args:
+            index: Which of `files`.
+
+        Returns:
+            The class name and the probability.
+        """
+        probability, label = self.probabilities[index].max(0)
+        return self.class_names[int(label)], float(probability)
+
+
+def predict(
+    adapter: str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]],
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    skip_unreadable: bool = False,
+) -> Predictions:
+    """Predict from an adapter folder alone plus its backbone.
+
+    Args:
+        adapter: An adapter folder of a run.
+        images: Image files.
+        checkpoint: The base weights, where they have moved since.
+        batch_size: Images per forward pass.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        skip_unreadable: Leave damaged images out instead of stopping at the first.
+
+    Returns:
+        The predictions, in the order of `images`.
+
+    Raises:
+        DataError: If there are no images, or one cannot be read.
+    """
+    model, card = load_tuned(adapter, checkpoint=checkpoint)
+    read: list[Path] = []
+    skipped: list[Path] = []
+
+    def decoded() -> Iterator[Image.Image]:
+        for path in map(Path, images):
+            try:
+                image = open_image(path)
+            except DataError:
+                if not skip_unreadable:
+                    raise
+                skipped.append(path)
+            else:
+                read.append(path)
+                yield image
+
+    probabilities = predict_probabilities(model, decoded(), card.transform, batch_size=batch_size, device=device)
+    return Predictions(tuple(read), card.class_names, probabilities, tuple(skipped))
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode an image whole.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The image.
+
+    Raises:
+        DataError: If it is missing, damaged, or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        raise DataError(
+            f"The image {path} cannot be read ({error}). Remove it from the list, or use --skip-unreadable."
+        ) from error
+
+
+def merge(
+    adapter: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Fold an adapter into its backbone and write a plain checkpoint, head included, as one safetensors file.
+
+    Args:
+        adapter: An adapter folder of a run.
+        output: The file to write; must end in ``.safetensors``.
+        checkpoint: The base weights, where they have moved since.
+
+    Returns:
+        The file.
+    """
+    model, card = load_tuned(adapter, checkpoint=checkpoint)
+    save_checkpoint(
+        model.merge_and_unload(),
+        output,
+        spec=card.backbone,
+        class_names=card.class_names,
+        preprocessing=card.transform.to_dict(),
+        metadata=dict(card.notes),
+    )
+    return Path(output)
