@@ -65,22 +65,18 @@ def compare(
         ArgumentError: If a method is named twice, or none is.
     """
     if not methods or len(set(methods)) < len(methods):
-        raise ArgumentError(
-            f"`methods` must name at least one method, and each once. Got {', '.join(methods) or 'none'}."
-        )
+        named = ", ".join(methods) or "none"
+        raise ArgumentError(f"`methods` must name at least one method, and each once. Got {named}.")
     reporter = reporter or Silent()
     root = Path(path)
-    shared = replace(config, method="lora", budget=None, tau=None, rank=uniform_rank or config.rank)
+    uniform = replace(config, method="lora", budget=None, tau=None, rank=uniform_rank or config.rank)
     budget = config.budget
     if budget is None:
-        budget = run_allocate(RunFolder.open(root / "lora", shared), reporter=reporter).trainable_params
+        budget = run_allocate(RunFolder.open(root / "lora", uniform), reporter=reporter).trainable_params
+    budgeted = replace(config, method="spt-lora", budget=budget, tau=None)
     compared = []
     for method in methods:
-        settings = (
-            replace(config, method=method, budget=budget)
-            if method in BUDGETED_METHODS
-            else replace(shared, method=method)
-        )
+        settings = replace(budgeted if method in BUDGETED_METHODS else uniform, method=method)
         folder = RunFolder.open(root / method, settings)
         reporter.stage(METHODS[method].label)
         _share_sensitivity(folder, root)

@@ -15,7 +15,7 @@ from sensitune.training import Recipe
 
 Method = Literal["spt-lora", "spt-adapter", "sparse", "lora", "adapter", "random", "vectors", "head"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-CriterionName = Literal["squared_gradient", "weight_times_gradient", "gradient_over_weight", "magnitude", "random"]
+CriterionName = Literal["squared_gradient", "weight_gradient", "gradient_over_weight", "magnitude", "random"]
 
 DEFAULT_BUDGET = "0.5%"
 BUDGETED_METHODS: tuple[Method, ...] = ("spt-lora", "spt-adapter", "sparse", "random")
@@ -95,7 +95,7 @@ class RunConfig:
         given = "budget" if self.budget is not None else "tau" if self.tau is not None else None
         if given and self.method not in BUDGETED_METHODS:
             raise ArgumentError(
-                f"`{given}` has no meaning for the method {self.method!r}, whose cost follows from the model and `rank`."
+                f"`{given}` has no meaning for the method {self.method!r}: its cost follows from the model and `rank`."
             )
         for name in ("max_train", "max_test"):
             value = getattr(self, name)

@@ -23,10 +23,10 @@ _FREE_SETTINGS = frozenset({"device", "num_workers"})
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder: ``run.yaml``, ``sensitivity.safetensors``, ``allocation.safetensors``, ``adapter/``,
-    ``adapter_chosen/``, ``metrics.jsonl``, ``training.json``, ``evaluation.json`` and ``figures/``.
+    """One run's folder; make one with `open` or `load`.
 
-    Make one with `open` or `load`.
+    It holds ``run.yaml``, ``sensitivity.safetensors``, ``allocation.safetensors``, ``adapter/``, ``adapter_chosen/``,
+    ``metrics.jsonl``, ``training.json``, ``evaluation.json`` and ``figures/``.
 
     Attributes:
         path: The folder.
