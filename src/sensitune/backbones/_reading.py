@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,15 @@ def _read_pickle(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # an unusual pickle protocol is refused or read, not warned of
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(unsafe(path)) from error
+        raise CheckpointError(unsafe(path) if _is_pickle(path) else damaged(path, error)) from error
     except Exception as error:  # a broken zip, pickle or storage surfaces as almost any type
         raise CheckpointError(damaged(path, error)) from error
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether the file is one at all; torch takes the letters of a text for forbidden instructions."""
+    with path.open("rb") as file:
+        return file.read(1) == pickle.PROTO or zipfile.is_zipfile(file)
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:

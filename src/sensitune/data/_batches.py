@@ -27,7 +27,8 @@ class PreparedImages(TorchDataset[dict[str, torch.Tensor]]):
         split: Images and labels, as in `ImageData.dataset`.
         transform: What happens to each image.
         cache_bytes: Memory for resized pixels, ``3 * prepared_size**2`` bytes an image; the first images
-            that fit are kept, 0 keeps none. Each worker process of a loader would keep its own, so use it with ``num_workers=0``.
+            that fit are kept, 0 keeps none. Each worker process of a loader would keep its
+            own, so use it with ``num_workers=0``.
 
     Raises:
         ArgumentError: If `cache_bytes` is negative.

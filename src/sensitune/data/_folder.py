@@ -33,9 +33,9 @@ def load_image_folder(
     """Read ``class_name/*.jpg``, or the same under ``train``, ``val`` (or ``validation``) and ``test``.
 
     Class ids follow the sorted class names. A folder without splits is split at random, every class keeping its share
-    and at least one training image; where only the validation split is missing, it is taken from ``train``. A test split is
-    never taken out of a ``train`` folder. The training split is put in a random order, so that its first batches hold
-    every class; the others keep the files' order. Hidden files and other file types are left alone.
+    and at least one training image; where only the validation split is missing, it is taken from ``train``. A test
+    split is never taken out of a ``train`` folder. The training split is put in a random order, so that its first
+    batches hold every class; the others keep the files' order. Hidden files and other file types are left alone.
 
     Args:
         path: The folder.

@@ -1,0 +1,364 @@
+"""From a weight file to a model: the published layouts, and everything that can be wrong with a file."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from sensitune.backbones import Backbone, BackboneSpec, load_backbone
+from sensitune.backbones._reading import read_tensors
+from sensitune.errors import CheckpointError
+
+Tensors = dict[str, torch.Tensor]
+
+
+def state_of(name: str = "test_vit", **options: object) -> Tensors:
+    """A model's tensors, none of them at a value that a fresh model would have."""
+    model = timm.create_model(name, **options)  # type: ignore[arg-type]
+    return {key: torch.randn(t.shape) * 0.02 if t.is_floating_point() else t for key, t in model.state_dict().items()}
+
+
+def backbone_of(state: Tensors, head: str = "head.") -> Tensors:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(head)}
+
+
+def load(path: Path, name: str = "test_vit", **settings: int) -> Backbone:
+    return load_backbone(BackboneSpec(name, checkpoint=str(path), **settings), num_classes=5)  # type: ignore[arg-type]
+
+
+def assert_filled(backbone: Backbone, expected: Tensors) -> None:
+    state = backbone.model.state_dict()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(state[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def write_mae(state: Tensors, path: Path) -> None:
+    torch.save({"model": backbone_of(state), "args": argparse.Namespace(lr=0.1), "epoch": 800}, path)
+
+
+def write_moco(state: Tensors, path: Path) -> None:
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 300}, path)
+
+
+def write_safetensors(state: Tensors, path: Path) -> None:
+    save_file(state, path)
+
+
+def write_bare(state: Tensors, path: Path) -> None:
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    ("write", "file", "dropped"),
+    [
+        (write_mae, "mae_pretrain.pth", ()),
+        (write_moco, "linear.pth.tar", ("head.weight", "head.bias")),
+        (write_safetensors, "model.safetensors", ("head.bias", "head.weight")),
+        (write_bare, "pytorch_model.bin", ("head.weight", "head.bias")),
+        (write_bare, "model.pt", ("head.weight", "head.bias")),
+    ],
+)
+def test_a_published_layout_fills_every_backbone_tensor(
+    write: Callable[[Tensors, Path], None], file: str, dropped: tuple[str, ...], tmp_path: Path
+) -> None:
+    state = state_of(num_classes=1000)
+    write(state, tmp_path / file)
+    backbone = load(tmp_path / file)
+    assert_filled(backbone, backbone_of(state))
+    assert sorted(backbone.dropped) == sorted(dropped)
+    assert backbone.model.get_submodule("head").weight.shape == (5, 64)
+
+
+def test_a_dropped_head_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_moco(state_of(), tmp_path / "linear.pth.tar")
+    with caplog.at_level(logging.INFO, logger="sensitune"):
+        load(tmp_path / "linear.pth.tar")
+    assert "linear.pth.tar: left out head.weight, head.bias." in caplog.text
+
+
+def test_a_head_of_the_right_size_is_still_replaced(tmp_path: Path) -> None:
+    state = state_of(num_classes=5)
+    write_bare(state, tmp_path / "five.pth")
+    assert not torch.equal(load(tmp_path / "five.pth").model.state_dict()["head.weight"], state["head.weight"])
+
+
+def test_a_pretraining_decoder_is_left_out(tmp_path: Path) -> None:
+    state = backbone_of(state_of())
+    torch.save({"model": state | {"decoder_embed.weight": torch.ones(2), "mask_token": torch.ones(1)}}, "full.pth")
+    backbone = load(tmp_path / "full.pth")
+    assert_filled(backbone, state)
+    assert "decoder_embed.weight" in backbone.dropped
+
+
+def test_half_precision_files_fill_float32_models(tmp_path: Path) -> None:
+    state = {name: tensor.half() for name, tensor in backbone_of(state_of()).items()}
+    save_file(state, tmp_path / "half.safetensors")
+    assert_filled(load(tmp_path / "half.safetensors"), {name: tensor.float() for name, tensor in state.items()})
+
+
+def test_the_position_embedding_is_resized_to_the_image_size(tmp_path: Path) -> None:
+    state = backbone_of(state_of())
+    save_file(state, tmp_path / "m.safetensors")
+    filled = load(tmp_path / "m.safetensors", image_size=96).model.state_dict()
+    assert filled["pos_embed"].shape == (1, 1 + 6 * 6, 64)
+    assert torch.equal(filled["pos_embed"][:, 0], state["pos_embed"][:, 0])
+    assert torch.equal(filled["blocks.3.mlp.fc1.weight"], state["blocks.3.mlp.fc1.weight"])
+
+
+def test_a_file_of_all_blocks_fills_the_first_ones(tmp_path: Path) -> None:
+    state = backbone_of(state_of())
+    save_file(state, tmp_path / "m.safetensors")
+    backbone = load(tmp_path / "m.safetensors", num_blocks=2)
+    kept = {name: tensor for name, tensor in state.items() if not re.match(r"blocks\.[2-9]", name)}
+    assert_filled(backbone, kept)
+
+
+def facebook_convnext(state: Tensors) -> Tensors:
+    renames = [
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d+)\.downsample\.", r"downsample_layers.\1."),
+        (r"^stages\.(\d+)\.blocks\.", r"stages.\1."),
+        ("conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"^head\.norm\.", "norm."),
+        (r"^head\.fc\.", "head."),
+    ]
+    return {renamed(name, renames): tensor for name, tensor in state.items()}
+
+
+def microsoft_swin(state: Tensors) -> Tensors:
+    moved = {
+        re.sub(r"layers\.(\d+)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", name): tensor
+        for name, tensor in state.items()
+    }
+    buffers = {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49, dtype=torch.int64)}
+    return {renamed(name, [(r"^head\.fc\.", "head.")]): tensor for name, tensor in moved.items()} | buffers
+
+
+def renamed(name: str, renames: list[tuple[str, str]]) -> str:
+    for pattern, replacement in renames:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("name", "publish"),
+    [("test_convnext", facebook_convnext), ("swin_tiny_patch4_window7_224", microsoft_swin)],
+)
+def test_hierarchical_models_load_from_their_publishers_layout(
+    name: str, publish: Callable[[Tensors], Tensors], tmp_path: Path
+) -> None:
+    state = state_of(name, num_classes=11)
+    torch.save({"model": publish(state)}, tmp_path / "published.pth")
+    backbone = load(tmp_path / "published.pth", name)
+    assert_filled(backbone, backbone_of(state, "head.fc."))
+    assert set(backbone.dropped) == {"head.fc.weight", "head.fc.bias"}
+
+
+def google_npz(state: Tensors, num_heads: int = 2) -> dict[str, np.ndarray]:
+    """A timm state in the layout of Google's archives."""
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    out = {
+        "cls": arrays["cls_token"],
+        "embedding/kernel": arrays["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": arrays["patch_embed.proj.bias"],
+        "Transformer/posembed_input/pos_embedding": arrays["pos_embed"],
+        "Transformer/encoder_norm/scale": arrays["norm.weight"],
+        "Transformer/encoder_norm/bias": arrays["norm.bias"],
+        "head/kernel": arrays["head.weight"].T,
+        "head/bias": arrays["head.bias"],
+    }
+    for block in range(6):
+        ours, theirs = f"blocks.{block}.", f"Transformer/encoderblock_{block}/"
+        attention = f"{theirs}MultiHeadDotProductAttention_1/"
+        dim = arrays["cls_token"].shape[-1]
+        weights = arrays[f"{ours}attn.qkv.weight"].reshape(3, dim, dim)
+        biases = arrays[f"{ours}attn.qkv.bias"].reshape(3, num_heads, -1)
+        for part, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
+            out[f"{attention}{part}/kernel"] = weight.T.reshape(dim, num_heads, -1)
+            out[f"{attention}{part}/bias"] = bias
+        out[f"{attention}out/kernel"] = arrays[f"{ours}attn.proj.weight"].T.reshape(num_heads, -1, dim)
+        out[f"{attention}out/bias"] = arrays[f"{ours}attn.proj.bias"]
+        for own, norm in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2")):
+            out[f"{theirs}{norm}/scale"] = arrays[f"{ours}{own}.weight"]
+            out[f"{theirs}{norm}/bias"] = arrays[f"{ours}{own}.bias"]
+        for own, dense in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
+            out[f"{theirs}MlpBlock_3/{dense}/kernel"] = arrays[f"{ours}mlp.{own}.weight"].T
+            out[f"{theirs}MlpBlock_3/{dense}/bias"] = arrays[f"{ours}mlp.{own}.bias"]
+    return out
+
+
+def test_googles_archive_fills_every_backbone_tensor(tmp_path: Path) -> None:
+    state = state_of()
+    np.savez(tmp_path / "ViT.npz", **google_npz(state))
+    backbone = load(tmp_path / "ViT.npz")
+    assert_filled(backbone, backbone_of(state))
+    assert backbone.model.get_submodule("head").weight.isfinite().all()
+
+
+def test_an_archive_without_a_tensor_is_refused(tmp_path: Path) -> None:
+    arrays = google_npz(state_of())
+    del arrays["Transformer/encoder_norm/bias"]
+    np.savez(tmp_path / "ViT.npz", **arrays)
+    with pytest.raises(CheckpointError, match=r"ViT.npz does not fit test_vit .*Transformer/encoder_norm/bias"):
+        load(tmp_path / "ViT.npz")
+
+
+def test_an_archive_of_a_deeper_model_is_refused(tmp_path: Path) -> None:
+    arrays = google_npz(state_of())
+    arrays["Transformer/encoderblock_6/LayerNorm_0/scale"] = np.ones(64)
+    np.savez(tmp_path / "ViT.npz", **arrays)
+    with pytest.raises(CheckpointError, match="it has 7 blocks, the model 6"):
+        load(tmp_path / "ViT.npz")
+
+
+def test_an_archive_for_a_model_that_reads_none_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", a=np.ones(1))
+    with pytest.raises(CheckpointError, match=r"timm reads no .npz for test_convnext"):
+        load(tmp_path / "m.npz", "test_convnext")
+
+
+def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "ViT.npz", **google_npz(state_of()))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "ViT.npz").read_bytes()[:50_000])
+    with pytest.raises(CheckpointError, match=r"cut.npz is truncated, damaged or not a weight file"):
+        load(tmp_path / "cut.npz")
+
+
+def test_an_archive_of_python_objects_is_refused_unopened(tmp_path: Path) -> None:
+    arrays = google_npz(state_of()) | {"embedding/bias": np.array([Hostile(tmp_path / "ran")], dtype=object)}
+    np.savez(tmp_path / "ViT.npz", **arrays)
+    with pytest.raises(CheckpointError, match="needs unsafe unpickling"):
+        load(tmp_path / "ViT.npz")
+    assert not (tmp_path / "ran").exists()
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def save_hostile_zip(content: object, path: Path) -> None:
+    torch.save(content, path)
+
+
+def save_hostile_legacy(content: object, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def save_hostile_pickle(content: object, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content))
+
+
+@pytest.mark.parametrize("save", [save_hostile_zip, save_hostile_legacy, save_hostile_pickle])
+def test_a_hostile_pickle_is_refused_and_does_not_run(save: Callable[[object, Path], None], tmp_path: Path) -> None:
+    save({"model": backbone_of(state_of()), "extra": Hostile(tmp_path / "ran")}, tmp_path / "hostile.pth")
+    with pytest.raises(
+        CheckpointError, match="needs unsafe unpickling, which Sensitune never does; convert it to safetensors"
+    ):
+        load(tmp_path / "hostile.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize(
+    ("write", "file"),
+    [(write_mae, "m.pth"), (write_bare, "m.bin"), (write_safetensors, "m.safetensors")],
+)
+def test_a_truncated_file_is_refused(
+    write: Callable[[Tensors, Path], None], file: str, share: float, tmp_path: Path
+) -> None:
+    write(state_of(), tmp_path / file)
+    whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError, match=r"is truncated, damaged or not a weight file .* Download or copy it"):
+        load(tmp_path / file)
+
+
+def test_a_text_file_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "m.pth").write_text("<html>404 not found</html>")
+    with pytest.raises(CheckpointError, match="is truncated, damaged or not a weight file"):
+        load(tmp_path / "m.pth")
+
+
+def test_a_missing_file_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"`checkpoint` nowhere.pth is not a file"):
+        load(Path("nowhere.pth"))
+
+
+def test_an_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.ckpt7").write_bytes(b"1")
+    with pytest.raises(CheckpointError, match=r"has a suffix that Sensitune does not read. It reads .safetensors"):
+        load(tmp_path / "m.ckpt7")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.ones(3), "holds a Tensor, not a table of tensors by name"),
+        ({}, "holds a dict, not a table of tensors by name"),
+        ({"weight": torch.ones(3), "epoch": 3}, "'epoch' is a int. Save the model's state_dict"),
+    ],
+)
+def test_a_file_without_a_table_of_tensors_is_refused(content: object, message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "m.pth")
+
+
+def test_another_width_is_refused_with_the_first_shapes(tmp_path: Path) -> None:
+    write_mae(state_of(), tmp_path / "m.pth")
+    message = r"does not fit the model of \d+ tensors: .* of another shape \(pos_embed \[1, 101, 64\] instead of"
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "m.pth", "test_vit3")
+
+
+def test_another_architecture_is_refused_with_names_and_counts(tmp_path: Path) -> None:
+    torch.save(state_of("test_resnet"), tmp_path / "m.pth")
+    message = (
+        r"78 missing \(cls_token, pos_embed, .*\); \d+ that the model does not have \(conv1.0.weight, .*made for\."
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "m.pth")
+
+
+def test_one_missing_tensor_is_refused(tmp_path: Path) -> None:
+    state = backbone_of(state_of())
+    del state["blocks.3.norm2.bias"]
+    torch.save(state, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=r"1 missing \(blocks.3.norm2.bias\)\. Name the architecture"):
+        load(tmp_path / "m.pth")
+
+
+def test_a_deeper_model_of_the_same_width_is_refused(tmp_path: Path) -> None:
+    state = backbone_of(state_of())
+    torch.save(state | {"blocks.6.norm1.weight": torch.ones(64)}, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=r"1 that the model does not have \(blocks.6.norm1.weight\)"):
+        load(tmp_path / "m.pth")
+
+
+def test_a_file_that_timm_cannot_convert_is_refused(tmp_path: Path) -> None:
+    torch.save({"norms": torch.ones(2, 2)}, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match="does not fit test_convnext: its 1 tensors cannot be converted"):
+        load(tmp_path / "m.pth", "test_convnext")
+
+
+def test_the_parallel_prefix_is_taken_off_only_if_all_names_have_it(tmp_path: Path) -> None:
+    torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "m.pth")
+    assert set(read_tensors(tmp_path / "m.pth")) == {"module.a", "b"}
