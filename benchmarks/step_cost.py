@@ -1,0 +1,186 @@
+"""Time and memory of one training step: SPT against PEFT's LoRA and sparse methods, and against biases and norms only.
+
+ViT-B/16 at 224 px, float32, batch 8, head of 100, random weights (the cost does not depend on them). All methods take
+turns in one process, so that every ratio is between neighbours in time.
+
+    python benchmarks/step_cost.py --published cifar_lora_0.4.pth --repeats 7 --output benchmarks/results/step_cost.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import peft
+import timm
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, ShiraConfig, get_peft_model
+from synthetic_pattern import clustered_allocation, random_pattern_allocation
+from torch import nn
+
+from sensitune.allocation import Allocation, load_published_allocation
+from sensitune.sites import outline_model
+from sensitune.tuner import SptConfig
+
+
+def vit(depth: int) -> nn.Module:
+    """The backbone; its position in every method's tuple of settings is the same, so only the method differs."""
+    torch.manual_seed(0)
+    return timm.create_model("vit_base_patch16_224", num_classes=100, depth=depth)
+
+
+def biases_and_norms(model: nn.Module) -> nn.Module:
+    """The floor: what tuning costs when nothing but vectors is trained."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("head.") or (parameter.dim() == 1 and "patch_embed" not in name))
+    return model
+
+
+def with_allocation(model: nn.Module, allocation: Allocation) -> nn.Module:
+    return get_peft_model(model, SptConfig.from_allocation(allocation, dropout=0.0, drop_path=0.0))
+
+
+def shira(model: nn.Module, allocation: Allocation) -> nn.Module:
+    """SHiRA on the modules that a sparse allocation touches, with as many values in total."""
+    modules = sorted({allocation.site(name).module for name in allocation.sparse if allocation.site(name).kind == "matrix"})
+    sizes = sum(sum(model.get_submodule(name).weight.shape) for name in modules)
+    rank = max(1, round(allocation.sparse_params / sizes))
+    return get_peft_model(model, ShiraConfig(r=rank, target_modules=modules, modules_to_save=["head"]))
+
+
+def supertuning(model: nn.Module, allocation: Allocation) -> nn.Module:
+    """Super-Tuning on the same modules with the same number of values."""
+    modules = sorted({allocation.site(name).module for name in allocation.sparse if allocation.site(name).kind == "matrix"})
+    weights = sum(model.get_submodule(name).weight.numel() for name in modules)
+    config = peft.SupertuningConfig(
+        target_modules=modules, modules_to_save=["head"], sparsity=1.0 - allocation.sparse_params / weights
+    )
+    return get_peft_model(model, config)
+
+
+def kept_for_backward(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
+    """Bytes that autograd keeps for backward, each storage once, parameters not counted."""
+    pointers = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in pointers:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = F.cross_entropy(model(images), labels)
+    kept = sum(storages.values())
+    del loss
+    return kept
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor) -> float:
+    start = time.perf_counter()
+    model.train()
+    F.cross_entropy(model(images), labels).backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - start
+
+
+def eval_forward(model: nn.Module, images: torch.Tensor) -> float:
+    model.eval()
+    with torch.no_grad():
+        start = time.perf_counter()
+        model(images)
+        return time.perf_counter() - start
+
+
+def methods(depth: int, published: Path | None, values: int) -> dict[str, nn.Module]:
+    outline = outline_model(vit(depth))
+    clustered = clustered_allocation(outline, values)
+    scattered = random_pattern_allocation(outline, values)
+    made: dict[str, nn.Module] = {"biases and norms": biases_and_norms(vit(depth))}
+    made["PEFT LoRA r=8 qkv"] = get_peft_model(vit(depth), LoraConfig(r=8, target_modules=["qkv"], modules_to_save=["head"]))
+    if published is not None and depth == 12:
+        made["SPT-LoRA published"] = with_allocation(vit(depth), load_published_allocation(published, outline))
+    made["SPT sparse clustered"] = with_allocation(vit(depth), replace(clustered, always_trained=()))
+    made["SPT sparse random"] = with_allocation(vit(depth), replace(scattered, always_trained=()))
+    made["SHiRA"] = shira(vit(depth), clustered)
+    made["Super-Tuning"] = supertuning(vit(depth), clustered)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--published", type=Path, default=None, help="a published allocation, .pth")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--depth", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--values", type=int, default=400_000)
+    parser.add_argument("--only", nargs="*", default=None, help="substrings of the methods to run")
+    parser.add_argument("--output", type=Path, default=None)
+    arguments = parser.parse_args()
+    images = torch.randn(arguments.batch, 3, 224, 224)
+    labels = torch.randint(100, (arguments.batch,))
+    models = methods(arguments.depth, arguments.published, arguments.values)
+    if arguments.only:
+        models = {name: model for name, model in models.items() if any(part in name for part in arguments.only)}
+    plain = vit(arguments.depth)
+    optimizers = {
+        name: torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3) for name, model in models.items()
+    }
+    steps: dict[str, list[float]] = {name: [] for name in models}
+    forwards: dict[str, list[float]] = {name: [] for name in [*models, "plain"]}
+    kept = {name: kept_for_backward(model, images, labels) for name, model in models.items()}
+    for repeat in range(arguments.repeats + 1):
+        for name, model in models.items():
+            seconds = step(model, optimizers[name], images, labels)
+            if repeat:  # the first round warms up
+                steps[name].append(seconds)
+        for name, model in [*models.items(), ("plain", plain)]:
+            seconds = eval_forward(model, images)
+            if repeat:
+                forwards[name].append(seconds)
+    rows = {
+        name: {
+            "trainable_without_head": sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "head" not in n),
+            "kept_for_backward_mb": round(kept[name] / 1e6, 1),
+            "step_seconds": round(statistics.median(steps[name]), 4),
+            "eval_forward_over_plain": round(paired_ratio(forwards[name], forwards["plain"]), 4),
+            **{
+                f"step_over_{other.replace(' ', '_')}": round(paired_ratio(steps[name], steps[other]), 4)
+                for other in models
+                if other in ("biases and norms", "PEFT LoRA r=8 qkv", "SHiRA", "Super-Tuning") and other != name
+            },
+        }
+        for name, model in models.items()
+    }
+    report = {
+        "command": f"python benchmarks/step_cost.py --repeats {arguments.repeats} --depth {arguments.depth}",
+        "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "peft": peft.__version__,
+        "date": datetime.now(tz=UTC).date().isoformat(),
+        "rows": rows,
+    }
+    text = json.dumps(report, indent=1)
+    print(text)
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(text + "\n")
+
+
+def paired_ratio(ours: list[float], theirs: list[float]) -> float:
+    """Median of the ratios of neighbouring runs."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+if __name__ == "__main__":
+    main()
