@@ -94,44 +94,17 @@ def _params(sites: Sequence[SiteCount], part: str | None = None) -> int:
 
 def _draw_bars(axes: Axes, groups: Sequence[Sequence[SiteCount]], counts: Counts, *, horizontal: bool) -> list[float]:
     """One stacked bar per group, in percent; returns where each ends."""
-    thickness = 0.45 if counts.ranked else 0.7
-    ends = [0.0] * len(groups)
+    draw = axes.barh if horizontal else axes.bar
+    positions, ends = range(len(groups)), [0.0] * len(groups)
+    if counts.ranked:  # behind the bars: where they would end if every parameter were equally sensitive
+        sizes = [100 * sum(site.size for site in sites) / counts.size for sites in groups]
+        draw(positions, sizes, 0.8, color=PALE, label="share of all ranked parameters")
     for part, (colour, name) in PARTS.items():
         lengths = [100 * _params(sites, part) / counts.total for sites in groups]
         if any(lengths):
-            _bars(axes, lengths, thickness, ends, colour=colour, label=name, horizontal=horizontal)
+            draw(positions, lengths, 0.45 if counts.ranked else 0.7, ends, color=colour, label=name)
             ends = [end + length for end, length in zip(ends, lengths, strict=True)]
-    if counts.ranked:  # behind the bars: where they would end if every parameter were equally sensitive
-        sizes = [100 * sum(site.size for site in sites) / counts.size for sites in groups]
-        start = [0.0] * len(groups)
-        _bars(
-            axes,
-            sizes,
-            0.8,
-            start,
-            colour=PALE,
-            label="share of all ranked parameters",
-            horizontal=horizontal,
-            zorder=0.8,
-        )
     return ends
-
-
-def _bars(
-    axes: Axes,
-    lengths: list[float],
-    thickness: float,
-    start: list[float],
-    *,
-    colour: str,
-    label: str,
-    horizontal: bool,
-    zorder: float = 1.0,
-) -> None:
-    if horizontal:
-        axes.barh(range(len(lengths)), lengths, thickness, left=start, color=colour, label=label, zorder=zorder)
-    else:
-        axes.bar(range(len(lengths)), lengths, thickness, bottom=start, color=colour, label=label, zorder=zorder)
 
 
 def _finish(axes: Axes, *, horizontal: bool) -> None:

@@ -107,7 +107,7 @@ def describe_seeds(rows: Sequence[ComparisonRow]) -> str:
     """
     seeds = {row.seeds for row in rows}
     if len(seeds) > 1:
-        return "number of seeds differs between rows"
+        return "seeds differ between rows"
     common = next(iter(seeds), ())
     if not common:
         return "seeds not recorded"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from sensitune.report._style import FAINT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
@@ -30,7 +34,7 @@ class LabelledPoint:
 
 
 def place_labels(axes: Axes, points: Sequence[LabelledPoint]) -> None:
-    """Write each label at the nearest place that is free of markers, other labels and the edge of the axes.
+    """Write each label at the nearest place that is free of markers, lines, other labels and the edge of the axes.
 
     Where no place is free, the one that covers least is taken. Limits, titles and axis labels must be set before.
 
@@ -45,6 +49,7 @@ def place_labels(axes: Axes, points: Sequence[LabelledPoint]) -> None:
     figure.draw_without_rendering()  # settles the layout, so that text has a size
     halo = withStroke(linewidth=3, foreground="white")  # grid lines stop short of the letters
     taken = [_marker_box(axes, point) for point in points if not point.is_line]
+    taken += [box for line in axes.get_lines() for box in _line_boxes(line)]
     for point in sorted(points, key=lambda point: not point.is_line):  # a line's label has only one place
         label = axes.annotate(point.text, (point.x, point.y), (6, 5), textcoords="offset points", fontsize=8.5)
         label.set_path_effects([halo])
@@ -100,3 +105,13 @@ def _marker_box(axes: Axes, point: LabelledPoint) -> Bbox:
     x, y = axes.transData.transform((point.x, point.y))
     radius = _POINT_RADIUS * axes.figure.dpi / 72
     return Bbox.from_extents(x - radius, y - radius, x + radius, y + radius)
+
+
+def _line_boxes(line: Line2D) -> Iterator[Bbox]:
+    """Small boxes along a line, close enough that no label fits between two."""
+    from matplotlib.transforms import Bbox
+
+    corners = line.get_transform().transform(line.get_xydata())
+    for start, stop in pairwise(corners):
+        for x, y in np.linspace(start, stop, num=2 + int(np.abs(stop - start).max() // 4)):
+            yield Bbox.from_extents(x - 1, y - 1, x + 1, y + 1)

@@ -67,12 +67,15 @@ def _figures(
 ) -> Iterator[tuple[str, Figure]]:
     if any(row.last_accuracy is not None for row in comparison):
         yield "accuracy", figure_accuracy(comparison)
+    has_blocks = any(site.block is not None for site in allocation.outline.sites)
     if sensitivity is not None and allocation.tau:
-        yield "sensitive_heat_map", figure_heat_map(sensitivity, tau=allocation.tau)
+        if has_blocks:
+            yield "sensitive_heat_map", figure_heat_map(sensitivity, tau=allocation.tau)
         yield "sensitive_by_block", figure_by_block(sensitivity, tau=allocation.tau)
         yield "sensitive_by_operation", figure_by_operation(sensitivity, tau=allocation.tau)
     if allocation.trainable_params:
-        yield "trainable_heat_map", figure_heat_map(allocation)
+        if has_blocks:
+            yield "trainable_heat_map", figure_heat_map(allocation)
         yield "trainable_by_block", figure_by_block(allocation)
         yield "trainable_by_operation", figure_by_operation(allocation)
 
@@ -80,8 +83,8 @@ def _figures(
 _CAPTIONS = {
     "accuracy": "Test accuracy against trainable parameters.",
     "sensitive_heat_map": "Where the most sensitive parameters are, by block and operation.",
-    "sensitive_by_block": "The most sensitive parameters by block; the ticks show where all parameters are.",
-    "sensitive_by_operation": "The most sensitive parameters by operation; the ticks show where all parameters are.",
+    "sensitive_by_block": "The most sensitive parameters by block, before their share of all parameters.",
+    "sensitive_by_operation": "The most sensitive parameters by operation, before their share of all parameters.",
     "trainable_heat_map": "Where the trainable parameters are, by block and operation.",
     "trainable_by_block": "The trainable parameters by block.",
     "trainable_by_operation": "The trainable parameters by operation.",
