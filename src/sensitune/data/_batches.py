@@ -52,7 +52,8 @@ class PreparedImages(TorchDataset[dict[str, torch.Tensor]]):
     def _pixels(self, index: int) -> torch.Tensor:
         if index in self._cache:
             return self._cache[index]
-        pixels = self.transform.prepare(self._split[index]["image"])
+        with self._split[index]["image"] as image:  # closes the file of an image with several frames
+            pixels = self.transform.prepare(image)
         if 0 <= index < self._num_cached:
             self._cache[index] = pixels
         return pixels

@@ -98,11 +98,12 @@ def _divide(
 ) -> tuple[dict[str, list[LabelledFile]], str]:
     """Fill in the splits that the folder does not have, and say in words what was done."""
     if WHOLE not in splits:
+        how = "as in the folder" if "test" in splits else "as in the folder, no test split"
         if "validation" in splits or not validation_fraction:
-            return _in_order(splits), "as in the folder"
+            return _in_order(splits), how
         validation, train = _hold_out(splits["train"], validation_fraction, len(splits["train"]), seed, "validation")
-        how = f"as in the folder; validation is a stratified {validation_fraction:g} of train"
-        return _in_order(splits | {"train": train, "validation": validation}), how
+        made = splits | {"train": train, "validation": validation}
+        return _in_order(made), f"{how}; validation is a stratified {validation_fraction:g} of train"
     files = splits[WHOLE]
     test, rest = _hold_out(files, test_fraction, len(files), seed, "test")
     validation, train = _hold_out(rest, validation_fraction, len(files), seed, "validation")
