@@ -26,7 +26,7 @@ class SensitivitySettings:
     """How the sensitivity is estimated. The defaults are the published ones (SPT, section 4.1)."""
 
     num_batches: int = 16
-    """Batches of the training split, in its order, without augmentation."""
+    """Batches of the training split, in its order, without augmentation; fewer where the split ends earlier."""
     batch_size: int = 32
     """Images in a batch; the score sums the squared gradients of the batches' mean losses."""
     criterion: CriterionName = "squared_gradient"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -66,15 +67,12 @@ def run_sensitivity(folder: RunFolder, *, reporter: Reporter | None = None) -> S
     data = build_data(config)
     backbone = build_backbone(config, data.num_classes)
     backbone.model.to(resolve_device(config.device))
+    images = data.dataset["train"]
+    num_batches = min(settings.num_batches, math.ceil(len(images) / settings.batch_size))
     sensitivity = estimate_sensitivity(
         backbone.model,
-        batches(
-            data.dataset["train"],
-            build_transform(config, backbone),
-            batch_size=settings.batch_size,
-            num_batches=settings.num_batches,
-        ),
-        num_batches=settings.num_batches,
+        batches(images, build_transform(config, backbone), batch_size=settings.batch_size, num_batches=num_batches),
+        num_batches=num_batches,
         criterion=settings.criterion,
         micro_batch_size=settings.micro_batch_size,
         progress=reporter.step,
