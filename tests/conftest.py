@@ -40,12 +40,11 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _files_of_the_repository() -> set[Path]:
-    """Every file but sources, hidden files and caches, and without descending into the environment."""
-    found: set[Path] = set()
-    for folder, folders, names in os.walk(REPOSITORY):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        found.update(Path(folder) / name for name in names if not name.startswith(".") and not name.endswith(".py"))
-    return found
+    """What lies beside, in or under ``src`` and ``tests``, but for sources, hidden files and caches."""
+    found = set(REPOSITORY.iterdir())
+    for part in ("src", "tests"):
+        found.update(path for path in (REPOSITORY / part).rglob("*") if "__pycache__" not in path.parts)
+    return {path for path in found if not path.name.startswith(".") and path.suffix != ".py" and not path.is_dir()}
 
 
 @pytest.fixture(scope="session", autouse=True)
