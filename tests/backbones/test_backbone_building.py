@@ -17,7 +17,7 @@ RANDOM = BackboneSpec("test_vit", pretrained=False)
 
 
 def random_backbone(num_classes: int = 5, **settings: object) -> Backbone:
-    return load_backbone(BackboneSpec("test_vit", pretrained=False, **settings), num_classes=num_classes)  # type: ignore[arg-type]
+    return load_backbone(BackboneSpec("test_vit", pretrained=False, **settings), num_classes=num_classes)
 
 
 def test_a_spec_survives_its_trip_through_a_dictionary() -> None:
@@ -122,7 +122,7 @@ def test_the_global_random_states_are_left_alone() -> None:
 
 def test_the_hash_does_not_see_the_head() -> None:
     backbone = random_backbone()
-    backbone.model.reset_classifier(7)  # type: ignore[operator]
+    backbone.model.reset_classifier(7)
     assert weights_hash(backbone.model) == backbone.weights_hash
 
 
@@ -169,7 +169,7 @@ def test_drop_path_of_a_model_that_has_none_is_refused() -> None:
 )
 def test_an_option_out_of_range_is_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        load_backbone(RANDOM, **options)  # type: ignore[arg-type]
+        load_backbone(RANDOM, **options)
 
 
 def test_without_the_hub_the_way_out_is_a_local_file() -> None:
@@ -188,7 +188,7 @@ def test_pretrained_weights_are_asked_of_timm(monkeypatch: pytest.MonkeyPatch) -
 
     def offline(name: str, *, pretrained: bool, **options: object) -> torch.nn.Module:
         asked.append(pretrained)
-        return create(name, pretrained=False, **options)  # type: ignore[arg-type]
+        return create(name, pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
     load_backbone("test_vit.r160_in1k", num_classes=3)

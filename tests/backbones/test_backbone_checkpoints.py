@@ -25,7 +25,7 @@ Tensors = dict[str, torch.Tensor]
 
 def state_of(name: str = "test_vit", **options: object) -> Tensors:
     """A model's tensors, none of them at a value that a fresh model would have."""
-    model = timm.create_model(name, **options)  # type: ignore[arg-type]
+    model = timm.create_model(name, **options)
     return {key: torch.randn(t.shape) * 0.02 if t.is_floating_point() else t for key, t in model.state_dict().items()}
 
 
@@ -34,7 +34,7 @@ def backbone_of(state: Tensors, head: str = "head.") -> Tensors:
 
 
 def load(path: Path, name: str = "test_vit", **settings: int) -> Backbone:
-    return load_backbone(BackboneSpec(name, checkpoint=str(path), **settings), num_classes=5)  # type: ignore[arg-type]
+    return load_backbone(BackboneSpec(name, checkpoint=str(path), **settings), num_classes=5)
 
 
 def assert_filled(backbone: Backbone, expected: Tensors) -> None:

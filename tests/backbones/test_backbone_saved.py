@@ -33,7 +33,7 @@ def saved(tmp_path: Path) -> tuple[Backbone, Path]:
 
 
 def reload(path: Path, **options: object) -> Backbone:
-    return load_backbone(BackboneSpec("test_vit", checkpoint=str(path)), **options)  # type: ignore[arg-type]
+    return load_backbone(BackboneSpec("test_vit", checkpoint=str(path)), **options)
 
 
 def test_a_merged_checkpoint_comes_back_whole(saved: tuple[Backbone, Path]) -> None:
@@ -97,10 +97,10 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_merged_is_refused(tmp_path: Path) -> None:
     model = load_backbone(SPEC, num_classes=3).model
-    tuned = get_peft_model(model, LoraConfig(target_modules=["qkv"]))  # type: ignore[arg-type]
+    tuned = get_peft_model(model, LoraConfig(target_modules=["qkv"]))
     with pytest.raises(ModelError, match=r"still has tuner layers. Call `merge_and_unload"):
         save_checkpoint(tuned, tmp_path / "m.safetensors", spec=SPEC)
-    save_checkpoint(tuned.merge_and_unload(), tmp_path / "m.safetensors", spec=SPEC)  # type: ignore[operator]
+    save_checkpoint(tuned.merge_and_unload(), tmp_path / "m.safetensors", spec=SPEC)
 
 
 def test_a_full_disk_leaves_nothing_under_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

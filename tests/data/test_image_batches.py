@@ -58,7 +58,7 @@ def test_sizes_below_one_are_refused_at_the_call(batch_size: int, num_batches: i
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_loader_collates_items(num_workers: int, data: ImageData) -> None:
     images = PreparedImages(data.dataset["validation"], SMALL)
-    loader = DataLoader(images, batch_size=10, num_workers=num_workers)  # type: ignore[var-annotated]
+    loader = DataLoader(images, batch_size=10, num_workers=num_workers)
     batch = next(iter(loader))
     assert batch["pixel_values"].shape == (10, 3, 8, 8)
     assert batch["labels"].tolist() == [0] * 5 + [1] * 5

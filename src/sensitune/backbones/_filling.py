@@ -27,6 +27,9 @@ _NAMES_SHOWN = 3
 def to_timm_layout(tensors: Tensors, model: nn.Module, *, architecture: str, source: str) -> Tensors:
     """Rename and resize a published checkpoint's tensors the way timm does for its own.
 
+    A resized position embedding is interpolated bicubically with antialiasing, also for FlexiViT and RADIO, for which
+    timm itself would do it bilinearly.
+
     Args:
         tensors: The file's tensors by the names of whoever published it.
         model: The timm model to be filled; its position embedding's size is what the file's is resized to.

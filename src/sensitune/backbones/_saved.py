@@ -20,7 +20,7 @@ from sensitune.backbones._reading import damaged
 from sensitune.backbones._types import BackboneSpec
 from sensitune.errors import ArgumentError, CheckpointError, ModelError
 
-_KEY = "sensitune"
+_KEY = "sensitune_checkpoint"
 
 
 def save_checkpoint(

@@ -21,6 +21,7 @@ _LAYOUT = "Expected class_name/*.jpg, or train/class_name/*.jpg with val/ and te
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder, if it is one."""
     root = Path(path).expanduser()
     if not root.exists():
         raise DataError(f"The image folder {root} does not exist.")
@@ -30,6 +31,7 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def scan_folder(root: Path) -> Tree:
+    """List the image files of every class, by split where the folder has splits."""
     folders = {each.name: each for each in _visible(root) if each.is_dir()}
     split_folders = {name: folder for name, folder in folders.items() if name in SPLIT_NAMES}
     if not split_folders:
@@ -56,6 +58,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def check_tree(tree: Tree, root: Path) -> None:
+    """Refuse what no model could be trained on; asked again after unreadable images were skipped."""
     if not any(files for classes in tree.values() for files in classes.values()):
         raise DataError(f"{root} holds no images in class folders ({', '.join(IMAGE_SUFFIXES)}). {_LAYOUT}.")
     for split, classes in tree.items():
