@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import pkgutil
 import subprocess
@@ -55,3 +56,16 @@ def test_importing_the_library_leaves_pictures_terminals_and_data_sets_alone() -
     code = f"import sys, sensitune; print(*[name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def _modules_with_examples() -> list[str]:
+    paths = [path for path in SOURCES.rglob("*.py") if ">>> " in path.read_text(encoding="utf-8")]
+    names = (".".join(path.relative_to(SOURCES.parent).with_suffix("").parts) for path in paths)
+    return sorted(name.removesuffix(".__init__") for name in names)
+
+
+@pytest.mark.parametrize("name", _modules_with_examples())
+def test_the_examples_of_the_docstrings_do_what_they_say(name: str) -> None:
+    done = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert done.attempted
+    assert not done.failed
