@@ -63,6 +63,6 @@ def _content(path: str | os.PathLike[str], header: Mapping[str, str], kind: str)
     content: dict[str, Any] = json.loads(header[_KEY]) if _KEY in header else {}
     found = content.pop("kind", None)
     if found != kind:
-        what = f"a {found} file" if found else "something else"
-        raise AdapterFileError(f"`{path}` must be a Sensitune {kind} file; it is {what}.")
+        what = f"its kind is '{found}'" if found else "it comes from elsewhere"
+        raise AdapterFileError(f"`{path}` is no Sensitune {kind} file: {what}.")
     return content

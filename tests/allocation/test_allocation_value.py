@@ -169,7 +169,7 @@ def test_a_truncated_file_is_refused(allocation: Allocation, tmp_path: Path, kep
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(AdapterFileError, match="must be a Sensitune allocation file; it is something else"):
+    with pytest.raises(AdapterFileError, match="is no Sensitune allocation file: it comes from elsewhere"):
         Allocation.load(tmp_path / "model.safetensors")
 
 

@@ -1,0 +1,171 @@
+"""One pass over the data: batches -> `Sensitivity`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sensitune.errors import AllocationMismatchError, ArgumentError, ModelError
+from sensitune.sensitivity._accumulator import Accumulator
+from sensitune.sensitivity._batches import Batch, LossFn
+from sensitune.sensitivity._criteria import CRITERIA, GRADIENT_CRITERIA, WEIGHT_CRITERIA
+from sensitune.sensitivity._pass import Pass
+from sensitune.sensitivity._progress import Progress
+from sensitune.sensitivity._sensitivity import Sensitivity
+from sensitune.sites import ModelOutline, Site, outline_model
+
+_LOGGER = logging.getLogger(__name__)
+_SCORE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def estimate_sensitivity(
+    model: nn.Module,
+    batches: Iterable[Batch] | None,
+    *,
+    num_batches: int | None = None,
+    loss_fn: LossFn | None = None,
+    criterion: str = "squared_gradient",
+    sites: ModelOutline | Sequence[Site] | None = None,
+    score_dtype: torch.dtype = torch.float32,
+    micro_batch_size: int | None = None,
+    seed: int = 0,
+    progress: Progress = False,
+) -> Sensitivity:
+    """Score every pretrained scalar by how much it matters for the data: s_n = Σ over batches (∂ mean loss / ∂ w_n)².
+
+    The pass runs in eval mode, so dropout and drop-path are off, and leaves the model exactly as found: weights,
+    buffers, ``grad``, ``requires_grad``, training flags and the random state, also when it fails half-way. Memory above
+    the model's own: the scores, the largest gradient and the activations of one micro-batch.
+
+    Args:
+        model: A model with a newly initialised, non-zero head.
+        batches: ``(inputs, labels)`` or dicts that a transformers model takes with labels. Moved to the model's device,
+            and floating-point inputs to its type unless `loss_fn` is given. Not read for ``magnitude`` and ``random``.
+        num_batches: How many to read; None = all.
+        loss_fn: ``loss_fn(model, batch)``, the scalar mean loss of a batch. None = the model's own loss for a dict,
+            cross-entropy for a pair.
+        criterion: A key of `CRITERIA`.
+        sites: What to score: an outline or sites of one; None = ``outline_model(model)``.
+        score_dtype: Type of the scores: float32 (default), float64 or bfloat16. Contributions are computed in float32
+            or better whatever the model's type.
+        micro_batch_size: Samples per backward pass, where a whole batch does not fit in memory. The meaning is
+            unchanged: the batch's mean-loss gradient is added up before it is squared (this holds one gradient per
+            scored parameter). None = whole batches.
+        seed: Of the criterion ``random`` alone.
+        progress: True = a progress bar, or a function of (batches done, batches in all or None).
+
+    Returns:
+        The scores, on the CPU, with the outline and where they come from.
+
+    Raises:
+        AllocationMismatchError: If `sites` belong to another model.
+        ArgumentError: If an option has a value it may not have.
+        DataError: If there are no batches, fewer than `num_batches`, or one that cannot be read.
+        ModelError: If no gradient reaches the ranked parameters.
+        NonFiniteError: If a loss or a score is not finite.
+
+    Source:
+        He et al., ICCV 2023 (arXiv 2303.08566), equations 3 and 4. The published code leaves drop-path on, which makes
+        its scores random; here they are deterministic.
+    """
+    _check_options(criterion, num_batches, score_dtype, micro_batch_size)
+    outline = _outline(model, sites)
+    parameters = dict(model.named_parameters())
+    ranked = {name: parameters[name] for name in dict.fromkeys(site.parameter for site in outline.sites)}
+    started = time.perf_counter()
+    if criterion in WEIGHT_CRITERIA:
+        scores, details = _score_weights(ranked, criterion, score_dtype, seed)
+    elif batches is None:
+        raise ArgumentError(f"`batches` must be given for the criterion '{criterion}'. Got None.")
+    else:
+        accumulator = Accumulator(ranked, GRADIENT_CRITERIA[criterion], score_dtype)
+        passed = Pass(model, accumulator, loss_fn, micro_batch_size).run(batches, num_batches, progress)
+        details = passed | {"without_gradient": _without_gradient(accumulator, outline)}
+        scores = {name: score.cpu() for name, score in accumulator.scores.items()}
+    metadata = {
+        "criterion": criterion,
+        **details,
+        "seconds": time.perf_counter() - started,
+        "model": _model_name(model),
+        "backbone_params": outline.backbone_params,
+        "score_dtype": str(score_dtype).removeprefix("torch."),
+        "versions": {"sensitune": importlib.metadata.version("sensitune"), "torch": str(torch.__version__)},
+    }
+    return Sensitivity(scores, outline, metadata)
+
+
+def _check_options(
+    criterion: str, num_batches: int | None, score_dtype: torch.dtype, micro_batch_size: int | None
+) -> None:
+    if criterion not in CRITERIA:
+        raise ArgumentError(f"`criterion` must be one of {', '.join(CRITERIA)}. Got {criterion!r}.")
+    for name, value in (("num_batches", num_batches), ("micro_batch_size", micro_batch_size)):
+        if value is not None and value < 1:
+            raise ArgumentError(f"`{name}` must be at least 1, or None for all. Got {value}.")
+    if score_dtype not in _SCORE_DTYPES:
+        known = ", ".join(map(str, _SCORE_DTYPES))
+        raise ArgumentError(f"`score_dtype` must be one of {known}: squares leave other ranges. Got {score_dtype}.")
+
+
+def _outline(model: nn.Module, sites: ModelOutline | Sequence[Site] | None) -> ModelOutline:
+    if sites is None:
+        return outline_model(model)
+    if not isinstance(sites, ModelOutline):
+        sites = _limited(outline_model(model), tuple(sites))
+    parameters = dict(model.named_parameters())
+    for site in sites.sites:
+        parameter = parameters.get(site.parameter)
+        if parameter is None or tuple(site.of(parameter).shape) != site.shape:
+            found = "no such parameter" if parameter is None else f"shape {tuple(parameter.shape)}"
+            raise AllocationMismatchError(
+                f"Site `{site.id}` of shape {site.shape} does not belong to this model, which has {found} at "
+                f"`{site.parameter}`. Find the sites of this model with `find_sites(model)`."
+            )
+    return sites
+
+
+def _limited(outline: ModelOutline, sites: tuple[Site, ...]) -> ModelOutline:
+    if not sites:
+        raise ArgumentError("`sites` must hold at least one site. Got an empty list.")
+    chosen = {site.id for site in sites}
+    left_out = {site.id: "left out by `sites`" for site in outline.sites if site.id not in chosen}
+    return dataclasses.replace(outline, sites=sites, frozen={**outline.frozen, **left_out})
+
+
+@torch.no_grad()
+def _score_weights(
+    ranked: Mapping[str, nn.Parameter], criterion: str, score_dtype: torch.dtype, seed: int
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    generator = torch.Generator().manual_seed(seed)
+    score = WEIGHT_CRITERIA[criterion]
+    scores = {name: score(weight, generator).to("cpu", score_dtype) for name, weight in ranked.items()}
+    return scores, {"num_batches": 0} | ({"seed": seed} if criterion == "random" else {})
+
+
+def _without_gradient(accumulator: Accumulator, outline: ModelOutline) -> list[str]:
+    """Parameters that took no part in the pass; their score is zero."""
+    if not any(bool(score.any()) for score in accumulator.scores.values()):
+        head = ", ".join(outline.head) or "the last layer"
+        raise ModelError(
+            f"Every gradient is zero, so no scalar can be ranked. The head ({head}) must not be zero: initialise it, "
+            "for example with `torch.nn.init.trunc_normal_(head.weight, std=0.02)`."
+        )
+    names = [name for name in accumulator.scores if name not in accumulator.seen]
+    for name in names:
+        _LOGGER.warning("`%s` had no gradient in the pass; its sensitivity is zero.", name)
+    return names
+
+
+def _model_name(model: nn.Module) -> str:
+    """timm's architecture and tag, transformers' name or path, else the class."""
+    timm_config = getattr(model, "pretrained_cfg", None) or {}
+    if timm_config.get("architecture"):
+        return ".".join(filter(None, (timm_config["architecture"], timm_config.get("tag"))))
+    return getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__

@@ -1,0 +1,132 @@
+"""The pass: forward and backward over the batches, with the model borrowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from sensitune.errors import ArgumentError, DataError, ModelError, NonFiniteError
+from sensitune.sensitivity._accumulator import Accumulator
+from sensitune.sensitivity._batches import Batch, LossFn, batch_size_of, cut, num_counted, placed
+from sensitune.sensitivity._loss import default_loss
+from sensitune.sensitivity._progress import Progress, progress_reporter
+from sensitune.sensitivity._state import borrowed
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of a model over batches.
+
+    Attributes:
+        model: The model; given back as found.
+        accumulator: Where the gradients go.
+        loss_fn: The mean loss of a batch; None = `default_loss`.
+        micro_batch_size: Samples per backward pass; None = whole batches.
+    """
+
+    model: nn.Module
+    accumulator: Accumulator
+    loss_fn: LossFn | None
+    micro_batch_size: int | None
+
+    def run(self, batches: Iterable[Batch], num_batches: int | None, progress: Progress) -> dict[str, Any]:
+        """Read the batches and fill the accumulator.
+
+        Args:
+            batches: What to read.
+            num_batches: How many; None = all.
+            progress: As in `estimate_sensitivity`.
+
+        Returns:
+            What the pass adds to the metadata.
+
+        Raises:
+            DataError: If there are no batches, or fewer than `num_batches`.
+        """
+        length = _length(batches)
+        if length is not None and 0 < length < (num_batches or 1):
+            raise DataError(_too_few(length, num_batches))
+        total = length if num_batches is None else num_batches
+        with borrowed(self.model), progress_reporter(progress, total) as report:
+            self._prepare()
+            with self.accumulator.attached(), torch.enable_grad():
+                done = list(self._each(islice(batches, num_batches), report))
+        sizes, losses = [size for size, _ in done], [loss for _, loss in done]
+        if not sizes:
+            raise DataError("`batches` is empty: there is nothing to estimate the sensitivity on.")
+        if num_batches is not None and len(sizes) < num_batches:
+            raise DataError(_too_few(len(sizes), num_batches))
+        return {
+            "num_batches": len(sizes),
+            "num_samples": sum(size or 0 for size in sizes),
+            "batch_sizes": sizes,
+            "losses": losses,
+            "micro_batch_size": self.micro_batch_size,
+        }
+
+    def _prepare(self) -> None:
+        """Eval mode, and no gradients but those that the accumulator asks for."""
+        for module in self.model.modules():
+            module.training = False
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+
+    def _each(self, batches: Iterable[Batch], report: Callable[[int], None]) -> Iterator[tuple[int | None, float]]:
+        """Size and loss of each batch, once its gradients are folded."""
+        first = next(self.model.parameters())
+        dtype = first.dtype if first.is_floating_point() and self.loss_fn is None else None
+        for index, batch in enumerate(batches):
+            loss = self._batch(placed(batch, first.device, dtype), index)
+            report(index + 1)
+            yield batch_size_of(batch), loss
+
+    def _batch(self, batch: Batch, index: int) -> float:
+        """Fold the gradient of the whole batch's mean loss, however many backward passes it takes."""
+        pieces = cut(batch, self.micro_batch_size)
+        counts = [num_counted(self.model, piece) for piece in pieces]
+        if not sum(counts):
+            raise DataError(f"Batch {index} (the first is 0) holds no labelled sample. Leave it out.")
+        # A piece without a counted label has a mean over nothing.
+        shares = [(piece, count / sum(counts)) for piece, count in zip(pieces, counts, strict=True) if count]
+        mean_loss = 0.0
+        for number, (piece, share) in enumerate(shares, start=1):
+            self.accumulator.complete = number == len(shares)
+            loss = self._loss(piece, index) * share
+            mean_loss += loss.item()
+            loss.backward()
+        self.accumulator.finish_batch(index)
+        return mean_loss
+
+    def _loss(self, batch: Batch, index: int) -> torch.Tensor:
+        loss = (self.loss_fn or default_loss)(self.model, batch)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise ArgumentError(f"The loss of a batch must be a scalar tensor. Got {got}.")
+        if not math.isfinite(loss.item()):
+            raise NonFiniteError(
+                f"The loss of batch {index} (the first is 0) is {loss.item()}. "
+                "Look at the batch's inputs, or run the model in float32."
+            )
+        if not loss.requires_grad:
+            raise ModelError(
+                f"The loss of batch {index} (the first is 0) depends on no ranked parameter. "
+                "Look for `detach()` or `no_grad()` between the model and its loss."
+            )
+        return loss
+
+
+def _length(batches: Iterable[Batch]) -> int | None:
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:  # an iterator, or a loader over one
+        return None
+
+
+def _too_few(found: int, num_batches: int | None) -> str:
+    return f"`batches` ends after {found}; `num_batches` asks for {num_batches}. Lower `num_batches` or give more data."

@@ -1,0 +1,81 @@
+"""Borrow a model and give it back exactly as it was."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Restore everything a pass over the model may touch, also when it fails half-way.
+
+    That is: training flags of each module, ``grad`` and ``requires_grad`` of each parameter, the buffers' values, and
+    the random state of Python, NumPy, torch on the CPU and on the model's CUDA devices. Weights are never written.
+
+    Args:
+        model: The model to lend.
+
+    Yields:
+        Nothing; inside, the gradients are empty.
+    """
+    with _random_state_kept(model), _buffers_kept(model), _parameters_kept(model), _training_flags_kept(model):
+        yield
+
+
+@contextmanager
+def _training_flags_kept(model: nn.Module) -> Iterator[None]:
+    # Set flag by flag: `train()` may be overridden, and do more than set flags.
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextmanager
+def _parameters_kept(model: nn.Module) -> Iterator[None]:
+    found = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    for parameter, _, _ in found:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, requires_grad, gradient in found:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    found = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, value in found:
+            setattr(module, name, buffer)
+            if not torch.equal(buffer, value):
+                with torch.no_grad():
+                    buffer.copy_(value)
+
+
+@contextmanager
+def _random_state_kept(model: nn.Module) -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,0 +1,95 @@
+"""A `Sensitivity` survives the disk and refuses scores that do not fit its sites."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sensitune.errors import AdapterFileError, AllocationMismatchError
+from sensitune.sensitivity import Sensitivity
+from sensitune.sites import ModelOutline, Site
+
+
+@pytest.fixture
+def sensitivity() -> Sensitivity:
+    sites = (
+        Site("qkv.weight[q]", "qkv.weight", (0, 2), "matrix", 0, "q", (2, 3)),
+        Site("qkv.weight[v]", "qkv.weight", (4, 6), "matrix", 0, "v", (2, 3)),
+        Site("norm.weight", "norm.weight", None, "vector", None, "norm", (3,)),
+    )
+    scores = {"qkv.weight": torch.rand(6, 3), "norm.weight": torch.rand(3, dtype=torch.bfloat16)}
+    outline = ModelOutline(sites, ("head",), 9, {"cls_token": (1, 1, 3)}, {"pos_embed": "position embedding"}, 30)
+    return Sensitivity(scores, outline, {"criterion": "squared_gradient", "batch_sizes": [4, 4]})
+
+
+def test_the_score_of_a_slice_is_a_view_of_its_rows(sensitivity: Sensitivity) -> None:
+    score = sensitivity.score_of(sensitivity.sites[1])
+    assert torch.equal(score, sensitivity.scores["qkv.weight"][4:6])
+    assert score.data_ptr() == sensitivity.scores["qkv.weight"][4:].data_ptr()
+
+
+def test_saving_and_loading_gives_the_same_sensitivity(sensitivity: Sensitivity, tmp_path: Path) -> None:
+    sensitivity.save(tmp_path / "run" / "sensitivity.safetensors")
+    loaded = Sensitivity.load(tmp_path / "run" / "sensitivity.safetensors")
+    assert (loaded.outline, loaded.metadata) == (sensitivity.outline, sensitivity.metadata)
+    assert loaded.scores.keys() == sensitivity.scores.keys()
+    for name, score in sensitivity.scores.items():
+        assert torch.equal(loaded.scores[name], score)
+        assert loaded.scores[name].dtype == score.dtype
+
+
+def test_a_truncated_file_is_refused(sensitivity: Sensitivity, tmp_path: Path) -> None:
+    path = tmp_path / "sensitivity.safetensors"
+    sensitivity.save(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(AdapterFileError, match=r"sensitivity.safetensors` is damaged and cannot be read"):
+        Sensitivity.load(path)
+
+
+@pytest.mark.parametrize(
+    ("replacement", "sentence"),
+    [
+        (None, "is incomplete: it lacks the tensor `qkv.weight`"),
+        (
+            torch.rand(5, 3),
+            r"The score of `qkv.weight` has shape \(5, 3\); site `qkv.weight\[v\]` needs \(2, 3\) at rows",
+        ),
+        (torch.rand(6, 4), r"The score of `qkv.weight` has shape \(6, 4\); site `qkv.weight\[q\]` needs \(2, 3\)"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_the_reason(
+    sensitivity: Sensitivity, tmp_path: Path, replacement: torch.Tensor | None, sentence: str
+) -> None:
+    path = tmp_path / "sensitivity.safetensors"
+    sensitivity.save(path)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(path)
+    del tensors["qkv.weight"]
+    save_file(tensors if replacement is None else tensors | {"qkv.weight": replacement}, path, metadata=header)
+    with pytest.raises(AdapterFileError, match=sentence):
+        Sensitivity.load(path)
+
+
+def test_a_header_that_lacks_a_part_is_refused(sensitivity: Sensitivity, tmp_path: Path) -> None:
+    path = tmp_path / "sensitivity.safetensors"
+    save_file({}, path, metadata={"sensitune": json.dumps({"kind": "sensitivity", "tensors": []})})
+    with pytest.raises(AdapterFileError, match="is damaged: 'outline'"):
+        Sensitivity.load(path)
+
+
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "allocation.safetensors"
+    save_file({}, path, metadata={"sensitune": json.dumps({"kind": "allocation", "tensors": []})})
+    with pytest.raises(AdapterFileError, match="is no Sensitune sensitivity file: its kind is 'allocation'"):
+        Sensitivity.load(path)
+
+
+def test_scores_must_cover_every_site(sensitivity: Sensitivity) -> None:
+    with pytest.raises(AllocationMismatchError, match="The scores lack `norm.weight`, which site `norm.weight` needs"):
+        Sensitivity({"qkv.weight": torch.rand(6, 3)}, sensitivity.outline, {})
