@@ -16,9 +16,9 @@ Example:
 """
 
 from sensitune.sweeps._compare import DEFAULT_METHODS, ComparedRun, compare
-from sensitune.sweeps._config import DEFAULT_BUDGET, Method, RunConfig, SensitivitySettings
+from sensitune.sweeps._config import DEFAULT_BUDGET, DeviceName, Method, RunConfig, SensitivitySettings
 from sensitune.sweeps._folder import RunFolder
-from sensitune.sweeps._ingredients import backbone_spec
+from sensitune.sweeps._ingredients import backbone_spec, build_data
 from sensitune.sweeps._methods import METHODS, MethodInfo
 from sensitune.sweeps._reporter import Reporter, Silent
 from sensitune.sweeps._stages import run, run_allocate, run_evaluate, run_sensitivity, run_train
@@ -29,6 +29,7 @@ __all__ = [
     "DEFAULT_METHODS",
     "METHODS",
     "ComparedRun",
+    "DeviceName",
     "Method",
     "MethodInfo",
     "Predictions",
@@ -38,6 +39,7 @@ __all__ = [
     "SensitivitySettings",
     "Silent",
     "backbone_spec",
+    "build_data",
     "compare",
     "merge",
     "open_image",

@@ -44,8 +44,7 @@ class RunConfig:
     data: str
     """Folder with one folder of images per class (with or without train, val and test above them), or demo."""
     method: Method = "spt-lora"
-    """What is tuned: spt-lora, spt-adapter and sparse follow the sensitivity; lora, adapter, vectors and head are the
-    same everywhere; random spends the budget at random."""
+    """What is tuned: spt-lora, spt-adapter, sparse (by sensitivity), lora, adapter, vectors (everywhere), head, random."""
     budget: int | str | None = None
     """Trainable parameters, the head not counted: 400_000, 0.4M, or 0.5% of the backbone (the default)."""
     tau: int | None = None

@@ -99,7 +99,7 @@ def run_allocate(folder: RunFolder, *, reporter: Reporter | None = None) -> Allo
     (reporter or Silent()).stage("Placing the budget")
     method = METHODS[folder.config.method]
     if method.needs_sensitivity:
-        _require(folder, folder.sensitivity, "sensitivity")
+        _require(folder, folder.sensitivity, "sensitivity --output")
         sensitivity = Sensitivity.load(folder.sensitivity)
         allocation = method.place(folder.config, sensitivity.outline, sensitivity)
     else:
@@ -199,5 +199,5 @@ def run_evaluate(
 def _require(folder: RunFolder, path: Path, stage: str) -> None:
     if not path.exists():
         raise RunFolderError(
-            f"{folder.path} has no {path.name} yet. Run the stage before: `sensitune {stage} --output {folder.path}`."
+            f"{folder.path} has no {path.name} yet. Run the stage before: `sensitune {stage} {folder.path}`."
         )

@@ -1,0 +1,32 @@
+"""``sensitune allocate``: the second stage alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from sensitune.cli._arguments import load_run, parse
+from sensitune.cli._console import make_console, reporting, show_path
+from sensitune.report import allocation_table
+from sensitune.sweeps import run_allocate
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the subcommand."""
+    parse(allocate, arguments, command="allocate")
+
+
+def allocate(run: tyro.conf.Positional[Path], /) -> None:
+    """Decide what a run tunes under its budget, from the scores in its folder.
+
+    Args:
+        run: Run folder, from `sensitune sensitivity` or `sensitune run`.
+    """
+    folder = load_run(run, None)
+    console = make_console()
+    with reporting(console) as reporter:
+        allocation = run_allocate(folder, reporter=reporter)
+    console.print(allocation_table(allocation))
+    show_path(console, "allocation", folder.allocation)

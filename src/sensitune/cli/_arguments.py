@@ -1,0 +1,88 @@
+"""Command-line arguments -> the same dataclasses that the Python API takes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+
+from sensitune.sweeps import DeviceName, RunConfig, RunFolder
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """Where a run lives, and its settings."""
+
+    settings: Annotated[RunConfig, tyro.conf.arg(name="")]
+    output: Path | None = None
+    """Run folder; made if it is missing, gone on with if it is there. Default: runs/DATA-METHOD."""
+    config: Path | None = None
+    """YAML file with settings, such as another run's run.yaml; options on the command line override it."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, by its default name if none was given."""
+        return self.output or Path("runs") / f"{Path(self.settings.data).name}-{self.settings.method}"
+
+
+def parse(function: Callable[..., T], arguments: Sequence[str], *, command: str) -> T:
+    """Call a function with its arguments from the command line.
+
+    Args:
+        function: Annotated and documented; a dataclass is one too.
+        arguments: What follows the command.
+        command: Its name.
+
+    Returns:
+        What the function returns.
+    """
+    return tyro.cli(function, args=list(arguments), prog=f"sensitune {command}")
+
+
+def parse_run(arguments: Sequence[str], *, command: str, description: str) -> RunFolder:
+    """The run folder that a command line means, made if it is missing.
+
+    Settings come, from weak to strong, from the defaults, from the ``run.yaml`` of an existing folder or the file of
+    ``--config``, and from the command line.
+
+    Args:
+        arguments: What follows the command.
+        command: Its name.
+        description: What it does, for its help.
+
+    Returns:
+        The run folder.
+    """
+    parsed = tyro.cli(
+        RunArguments,
+        args=list(arguments),
+        prog=f"sensitune {command}",
+        description=description,
+        # Without a default the parser asks for the model and the data.
+        default=_default_arguments(arguments) or tyro.MISSING_NONPROP,
+    )
+    return RunFolder.open(parsed.folder, parsed.settings)
+
+
+def _default_arguments(arguments: Sequence[str]) -> RunArguments | None:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    first.add_argument("--output", type=Path)
+    known, _ = first.parse_known_args(list(arguments))
+    if known.config is not None:
+        return RunArguments(RunConfig.from_yaml(known.config), output=known.output, config=known.config)
+    if known.output is not None and (known.output / "run.yaml").exists():
+        return RunArguments(RunFolder.load(known.output).config, output=known.output)
+    return None
+
+
+def load_run(path: Path, device: DeviceName | None) -> RunFolder:
+    """An existing run folder, on another device if one is given."""
+    folder = RunFolder.load(path)
+    return folder if device is None else replace(folder, config=replace(folder.config, device=device))

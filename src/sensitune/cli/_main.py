@@ -1,0 +1,85 @@
+"""Finds the subcommand, and turns errors into sentences."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import version
+
+from sensitune.errors import ArgumentError, SensituneError
+
+COMMANDS = {
+    "demo": "the whole method on a real model and real photographs, within 10 minutes on a CPU",
+    "run": "all stages on your own images: score, allocate, train, test",
+    "sensitivity": "first stage alone: score every parameter",
+    "allocate": "second stage alone: decide what is tuned under the budget",
+    "train": "third stage alone: train the adapter and the head",
+    "evaluate": "test the trained adapter of a run once more, from its files",
+    "predict": "classes of image files as CSV, from an adapter folder",
+    "merge": "fold an adapter into its backbone: one plain checkpoint",
+    "sites": "what of a model can be tuned, and what stays frozen and why",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        argv: What follows ``sensitune``; None takes the process's own.
+
+    Returns:
+        The exit code: 0 if all went well, 2 for a mistake of the user's, 130 if interrupted.
+
+    Raises:
+        SensituneError: With ``SENSITUNE_DEBUG=1`` only, to show where a mistake was noticed.
+        OSError: Likewise, for files and disks.
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as end:  # from the parser: --help, or arguments it cannot make sense of
+        return end.code if isinstance(end.code, int) else 2
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted. The same command goes on where it stopped.\n")
+        return 130
+    except (SensituneError, OSError) as error:
+        if os.environ.get("SENSITUNE_DEBUG") == "1":
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        sys.stdout.write(overview())
+        return 0
+    command, *rest = arguments
+    if command == "--version":
+        sys.stdout.write(f"sensitune {version('sensitune')}\n")
+        return 0
+    if command not in COMMANDS:
+        close = get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
+        raise ArgumentError(f"{command!r} is not a command. The closest one is {close!r}; see `sensitune --help`.")
+    # Each command imports what it needs: an overview should not wait for torch.
+    import_module(f"sensitune.cli._{command}").main(rest)
+    return 0
+
+
+def overview() -> str:
+    """What `sensitune --help` says."""
+    lines = [f"  {name:<12} {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: sensitune COMMAND [OPTIONS]",
+            "",
+            "Find the weights of a pretrained vision model that matter for your images; tune only those, under a budget.",
+            "",
+            *lines,
+            "",
+            "Start with `sensitune demo`, then `sensitune run --model vit_small_patch16_224 --data my_images`,",
+            "where my_images holds one folder of images per class. `sensitune COMMAND --help` explains a command.",
+            "",
+        ]
+    )

@@ -1,0 +1,72 @@
+"""``sensitune predict``: classes of image files as CSV."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+import tyro
+
+from sensitune._files import atomic_write
+from sensitune.cli._arguments import parse
+from sensitune.sweeps import DeviceName, Predictions
+from sensitune.sweeps import predict as predict_files
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the subcommand."""
+    parse(predict, arguments, command="predict")
+
+
+def predict(
+    adapter: tyro.conf.Positional[Path],
+    images: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    *,
+    output: Path | None = None,
+    checkpoint: Path | None = None,
+    device: DeviceName = "auto",
+    batch_size: int = 64,
+    skip_unreadable: bool = False,
+) -> None:
+    """Predict the classes of image files from an adapter folder and its backbone.
+
+    Writes CSV: file, class, probability, then one column per class.
+
+    Args:
+        adapter: Adapter folder of a run: RUN/adapter or RUN/adapter_chosen.
+        images: Image files.
+        output: CSV file to write; standard output by default.
+        checkpoint: The backbone's weight file, if it has moved since.
+        device: Where it runs.
+        batch_size: Images that go through the model at once.
+        skip_unreadable: Leave damaged images out and name them, instead of stopping at the first.
+    """
+    predictions = predict_files(
+        adapter, images, checkpoint=checkpoint, device=device, batch_size=batch_size, skip_unreadable=skip_unreadable
+    )
+    for path in predictions.skipped:
+        sys.stderr.write(f"skipped {path}: it cannot be read\n")
+    if output is None:
+        write_csv(predictions, sys.stdout)
+        return
+    with atomic_write(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        write_csv(predictions, file)
+
+
+def write_csv(predictions: Predictions, file: TextIO) -> None:
+    """Write predictions as CSV.
+
+    Args:
+        predictions: What to write.
+        file: Where to.
+    """
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["file", "class", "probability", *predictions.class_names])
+    for index, path in enumerate(predictions.files):
+        name, probability = predictions.best(index)
+        shares = [f"{share:.6f}" for share in predictions.probabilities[index].tolist()]
+        writer.writerow([path, name, f"{probability:.6f}", *shares])

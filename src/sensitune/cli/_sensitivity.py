@@ -1,0 +1,24 @@
+"""``sensitune sensitivity``: the first stage alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sensitune.cli._arguments import parse_run
+from sensitune.cli._console import make_console, reporting, show_path
+from sensitune.sweeps import run_sensitivity
+
+DESCRIPTION = """Score every parameter of a pretrained model by how much it matters for your images.
+
+Makes the run folder; `sensitune allocate` and `sensitune train` go on from there."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the subcommand."""
+    folder = parse_run(arguments, command="sensitivity", description=DESCRIPTION)
+    console = make_console()
+    with reporting(console) as reporter:
+        sensitivity = run_sensitivity(folder, reporter=reporter)
+    scored = sum(site.numel for site in sensitivity.sites)
+    console.print(f"{scored:,} parameters at {len(sensitivity.sites)} sites scored.")
+    show_path(console, "sensitivity", folder.sensitivity)
