@@ -17,7 +17,11 @@ from sensitune.sensitivity import Sensitivity
 def test_a_report_shows_every_figure_it_writes(
     allocation: Allocation, sensitivity: Sensitivity, tmp_path: Path
 ) -> None:
-    comparison = [ComparisonRow.of(allocation, method="SPT-LoRA", last_accuracy=0.75, seeds=[0])]
+    methods = {"SPT-LoRA": 0.75, "Uniform LoRA": 0.74}
+    comparison = [
+        ComparisonRow.of(allocation, method=method, last_accuracy=accuracy, seeds=[0])
+        for method, accuracy in methods.items()
+    ]
     written = write_report(tmp_path, allocation, sensitivity=sensitivity, comparison=comparison)
     page = written[0].read_text(encoding="utf-8")
     assert written[0] == tmp_path / "report.md"
@@ -25,6 +29,13 @@ def test_a_report_shows_every_figure_it_writes(
     assert linked == set(written[1:]) == set((tmp_path / "figures").iterdir())
     assert len(linked) == 3 + 2 * 7
     assert "| SPT-LoRA | 27 | 42 | 13.50% | 75.0% |" in page
+
+
+def test_one_result_has_a_table_and_no_figure(allocation: Allocation, tmp_path: Path) -> None:
+    row = ComparisonRow.of(allocation, method="SPT-LoRA", last_accuracy=0.75, seeds=[0])
+    names = {path.name for path in write_report(tmp_path, allocation, comparison=[row])}
+    assert "comparison.csv" in names
+    assert "accuracy.png" not in names
 
 
 def test_what_was_not_measured_is_left_out(allocation: Allocation, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def write_report(
         folder: The run folder; made if it is missing. Files of an earlier report are replaced.
         allocation: What was tuned.
         sensitivity: The scores behind it; with them and the allocation's `tau`, the sensitive parameters are drawn too.
-        comparison: Methods to put side by side; none leaves the section out.
+        comparison: Results to show in a table; two or more with an accuracy are drawn as well.
 
     Returns:
         Every file written, ``report.md`` first.
@@ -65,7 +65,7 @@ def _tables(allocation: Allocation, comparison: Sequence[ComparisonRow]) -> Iter
 def _figures(
     allocation: Allocation, sensitivity: Sensitivity | None, comparison: Sequence[ComparisonRow]
 ) -> Iterator[tuple[str, Figure]]:
-    if any(row.last_accuracy is not None for row in comparison):
+    if sum(row.last_accuracy is not None for row in comparison) > 1:
         yield "accuracy", figure_accuracy(comparison)
     has_blocks = any(site.block is not None for site in allocation.outline.sites)
     if sensitivity is not None and allocation.tau:
