@@ -56,6 +56,11 @@ def test_the_most_sensitive_scalars_are_counted_by_site(sensitivity: Sensitivity
     assert list(counts) == [site.id for site in sensitivity.sites]
 
 
+def test_a_score_of_zero_is_not_sensitive(sensitivity: Sensitivity) -> None:
+    assert sum(sensitive_counts(sensitivity, tau=172).values()) == 12
+    assert _axes(figure_by_block(sensitivity, tau=172)).texts[0].get_text() == "% of the 12 most sensitive parameters"
+
+
 def test_blocks_of_an_allocation_are_stacked_by_how_they_are_tuned(allocation: Allocation) -> None:
     bars = _bars(figure_by_block(allocation), horizontal=False)
     assert list(bars) == ["modules", "sparse values", "whole vectors", "always trained"]

@@ -96,6 +96,10 @@ def test_the_terminal_shows_whole_numbers_in_eighty_columns(allocation: Allocati
     assert "59.26%" in drawn or by != "operation"
 
 
+def test_the_terminal_shows_the_brackets_of_a_slice(allocation: Allocation) -> None:
+    assert "blocks.1.attn.qkv.weight[v]" in _drawn(allocation_table(allocation, by="site"), width=120)
+
+
 def test_a_comparison_fits_eighty_columns(allocation: Allocation) -> None:
     row = ComparisonRow.of(
         allocation, method="Uniform LoRA r=8", last_accuracy=0.7, chosen_accuracy=0.71, seconds=412.0, seeds=[0]

@@ -60,13 +60,13 @@ def sensitive_counts(sensitivity: Sensitivity, *, tau: int) -> dict[str, int]:
 
     Args:
         sensitivity: The scores.
-        tau: How many scalars are selected, over all ranked sites together; a score of zero never is.
+        tau: How many scalars are selected, over all ranked sites together; fewer if the other scores are zero.
 
     Returns:
         Site id -> number of selected scalars, for every ranked site; sites without one count 0.
 
     Raises:
-        ArgumentError: If `tau` is not positive, or above the number of scalars with a score.
+        ArgumentError: If `tau` is below 1 or above the number of ranked scalars, or every score is zero.
     """
     # Without modules and whole vectors, an allocation is the selection itself.
     selection = allocate(sensitivity, tau=tau, structured=None, whole_vectors=False).sparse
@@ -104,9 +104,8 @@ def _count_sensitive(sensitivity: Sensitivity, tau: int) -> Counts:
     sites = [
         SiteCount(site.block, site.operation, "sensitive", by_site[site.id], site.numel) for site in sensitivity.sites
     ]
-    return Counts(
-        tuple(sites), "Sensitive parameters", f"the {sum(by_site.values()):,} most sensitive parameters", True
-    )
+    whole = f"the {sum(by_site.values()):,} most sensitive parameters"
+    return Counts(tuple(sites), "Sensitive parameters", whole, ranked=True)
 
 
 def _count_trainable(allocation: Allocation) -> Counts:
@@ -117,4 +116,4 @@ def _count_trainable(allocation: Allocation) -> Counts:
         for row in rows
     ]
     whole = f"the {allocation.trainable_params:,} trainable parameters, head not counted"
-    return Counts(tuple(sites), "Trainable parameters", whole, False)
+    return Counts(tuple(sites), "Trainable parameters", whole, ranked=False)

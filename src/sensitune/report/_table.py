@@ -84,15 +84,17 @@ class Table(Generic[Row]):
         """The table for a terminal."""
         from rich import box
         from rich.table import Table as RichTable
+        from rich.text import Text
 
         drawn = RichTable(title=self.title, caption=self.caption or None, box=box.SIMPLE_HEAD, pad_edge=False)
         drawn.title_style, drawn.title_justify, drawn.caption_justify = "bold", "left", "left"
         for column in self.columns:
             drawn.add_column(column.heading, justify="right" if column.numeric else "left", no_wrap=column.numeric)
         for index, row in enumerate(self.rows):
-            drawn.add_row(*self._texts(row), end_section=index == len(self.rows) - 1)
+            # As Text, because a site's name has brackets, which rich would read as markup.
+            drawn.add_row(*map(Text, self._texts(row)), end_section=index == len(self.rows) - 1)
         if self.total is not None:
-            drawn.add_row(*self._texts(self.total), style="bold")
+            drawn.add_row(*map(Text, self._texts(self.total)), style="bold")
         return drawn
 
     def _texts(self, row: object) -> list[str]:
