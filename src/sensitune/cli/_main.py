@@ -74,7 +74,7 @@ def overview() -> str:
         [
             "usage: sensitune COMMAND [OPTIONS]",
             "",
-            "Find the weights of a pretrained vision model that matter for your images; tune only those, under a budget.",
+            "Find the weights of a vision model that matter for your images, and tune only those, under a budget.",
             "",
             *lines,
             "",

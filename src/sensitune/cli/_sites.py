@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
 
 import tyro
@@ -72,15 +71,13 @@ def show_outline(console: Console, outline: ModelOutline, *, every: bool) -> Non
 
 
 def _operation_rows(sites: Iterable[Site]) -> list[tuple[str, ...]]:
-    def alike(site: Site) -> tuple[str, str, tuple[int, ...]]:
-        return site.operation, site.kind, site.shape
-
-    rows: list[tuple[str, ...]] = []
-    for (operation, kind, shape), group in groupby(sorted(sites, key=alike), key=alike):
-        members = list(group)
-        params = sum(site.numel for site in members)
-        rows.append((operation, kind, _shape(shape), str(len(members)), f"{params:,}"))
-    return rows
+    alike: dict[tuple[str, str, tuple[int, ...]], list[int]] = {}
+    for site in sites:
+        alike.setdefault((site.operation, site.kind, site.shape), []).append(site.numel)
+    return [
+        (operation, kind, _shape(shape), str(len(sizes)), f"{sum(sizes):,}")
+        for (operation, kind, shape), sizes in alike.items()
+    ]
 
 
 def _site_rows(sites: Iterable[Site]) -> list[tuple[str, ...]]:

@@ -44,7 +44,7 @@ class RunConfig:
     data: str
     """Folder with one folder of images per class (with or without train, val and test above them), or demo."""
     method: Method = "spt-lora"
-    """What is tuned: spt-lora, spt-adapter, sparse (by sensitivity), lora, adapter, vectors (everywhere), head, random."""
+    """What is tuned: by sensitivity (spt-lora, spt-adapter, sparse), everywhere (lora, adapter, vectors), and so on."""
     budget: int | str | None = None
     """Trainable parameters, the head not counted: 400_000, 0.4M, or 0.5% of the backbone (the default)."""
     tau: int | None = None

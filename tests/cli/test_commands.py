@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from sensitune.cli import main
+from sensitune.cli._main import COMMANDS
+from sensitune.errors import RunFolderError
+from sensitune.sweeps import RunConfig
+
+
+def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name}" in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"usage: sensitune {command}" in capsys.readouterr().out
+
+
+def test_every_setting_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "--help"])
+    shown = capsys.readouterr().out
+    assert "Trainable parameters, the head not counted" in shown
+    assert "Peak learning rate of AdamW" in shown
+    assert "squared_gradient" in shown
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("sensitune 0.")
+
+
+def test_an_unknown_command_gets_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "error: 'trian' is not a command. The closest one is 'train'; see `sensitune --help`.\n"
+    )
+
+
+def test_the_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SENSITUNE_DEBUG", "1")
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        main(["train", str(tmp_path)])
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sensitune.cli._main._dispatch", interrupt)
+    assert main(["run"]) == 130
+    assert capsys.readouterr().err == "Interrupted. The same command goes on where it stopped.\n"
+
+
+def test_run_shows_its_tables_and_where_everything_is(
+    finished: Path, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *settings, "--budget", "9_000", "--output", str(finished)]) == 0
+    captured = capsys.readouterr()
+    assert "9,000" in captured.out
+    assert "SPT-LoRA" in captured.out
+    assert f"adapter (last epoch): {finished / 'adapter'}\n" in captured.out
+    assert f"report: {finished / 'report.md'}\n" in captured.out
+    assert "\x1b" not in captured.out
+    assert "%|" not in captured.err
+
+
+def test_run_writes_figures_and_tables(finished: Path) -> None:
+    names = {path.name for path in (finished / "figures").iterdir()}
+    assert {"comparison.csv", "sensitive_heat_map.png", "trainable_by_operation.svg"} <= names
+
+
+def test_a_run_of_other_settings_is_refused(
+    finished: Path, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *settings, "--budget", "1%", "--output", str(finished)]) == 2
+    assert "holds a run with other settings: `budget` is 9000, not '1%'" in capsys.readouterr().err
+
+
+def test_an_existing_run_needs_no_settings(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--output", str(finished)]) == 0
+    assert "9,000" in capsys.readouterr().out
+
+
+def test_a_configuration_file_is_overridden_by_options(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config", str(finished / "run.yaml"), "--output", str(tmp_path / "run"), "--budget", "0.5%"]
+    assert main(["sensitivity", *arguments]) == 0
+    assert "890,112 parameters at 34 sites scored." in capsys.readouterr().out
+    expected = RunConfig.from_yaml(finished / "run.yaml")
+    found = RunConfig.from_yaml(tmp_path / "run" / "run.yaml")
+    assert found.budget == "0.5%"
+    assert found.recipe == expected.recipe
+
+
+def test_an_unknown_key_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text("model: m\ndata: d\nbugdet: 4\n")
+    assert main(["run", "--config", str(tmp_path / "c.yaml")]) == 2
+    assert capsys.readouterr().err == "error: `bugdet` is not a setting. The closest one is `budget`.\n"
+
+
+def test_the_stages_one_by_one(settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(tmp_path / "run")
+    assert main(["sensitivity", *settings, "--budget", "0.009M", "--output", run]) == 0
+    assert main(["train", run]) == 2
+    assert (
+        f"has no allocation.safetensors yet. Run the stage before: `sensitune allocate {run}`"
+        in capsys.readouterr().err
+    )
+    assert main(["allocate", run]) == 0
+    assert "9,000" in capsys.readouterr().out
+    assert main(["train", run, "--device", "cpu"]) == 0
+    assert "SPT-LoRA" in capsys.readouterr().out
+    assert main(["evaluate", run, "--split", "validation", "--weights", "chosen"]) == 0
+    assert "validation accuracy" in capsys.readouterr().out
+
+
+def test_predictions_are_csv(finished: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(squares / "red" / "0.png"), str(squares / "blue" / "1.png")]
+    assert main(["predict", str(finished / "adapter"), *files, "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["file"] for row in rows] == files
+    assert list(rows[0]) == ["file", "class", "probability", "blue", "green", "red"]
+    assert float(rows[0]["probability"]) == max(float(rows[0][name]) for name in ("blue", "green", "red"))
+    assert (
+        main(["predict", str(finished / "adapter"), *files, "--output", str(tmp_path / "p.csv"), "--device", "cpu"])
+        == 0
+    )
+    assert (tmp_path / "p.csv").read_text() == text
+
+
+def test_an_unreadable_image_is_named(
+    finished: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    arguments = ["predict", str(finished / "adapter"), str(squares / "red" / "0.png"), str(broken), "--device", "cpu"]
+    assert main(arguments) == 2
+    assert f"error: The image {broken} cannot be read" in capsys.readouterr().err
+    assert main([*arguments, "--skip-unreadable"]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    assert captured.err == f"skipped {broken}: it cannot be read\n"
+
+
+def test_merge_writes_a_plain_checkpoint(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "merged.safetensors"
+    assert main(["merge", str(finished / "adapter"), str(path)]) == 0
+    assert capsys.readouterr().out == f"merged checkpoint: {path}\n"
+    assert main(["merge", str(finished / "adapter"), str(tmp_path / "merged.pth")]) == 2
+    assert "must end in .safetensors" in capsys.readouterr().err
+
+
+def test_sites_says_what_is_ranked_trained_and_frozen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sites", "vit_tiny_patch16_224", "--num-blocks", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "Ranked: 34 sites, 890,112 parameters" in shown
+    assert "cls_token" in shown
+    assert "position embedding" in shown
+    assert main(["sites", "vit_tiny_patch16_224", "--num-blocks", "1", "--every"]) == 0
+    assert "blocks.0.attn.qkv.weight[q]" in capsys.readouterr().out
+
+
+def test_an_empty_class_folder_is_one_sentence(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+    arguments = [*settings, "--data", str(tmp_path / "images"), "--output", str(tmp_path / "run")]
+    assert main(["run", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
