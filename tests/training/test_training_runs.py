@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
+from transformers.utils import logging
 
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import ArgumentError, NonFiniteError, RunFolderError
@@ -98,6 +99,25 @@ def test_a_resumed_run_ends_like_one_in_one_piece(
     assert resumed.test_accuracy_chosen == whole.test_accuracy_chosen
 
 
+def test_a_run_interrupted_after_its_last_epoch_only_needs_its_tests(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pull_the_plug(*_: object) -> None:
+        raise Interrupted
+
+    whole_model, resumed_model = make_model(), make_model()
+    whole = train(whole_model, data, RECIPE, tmp_path / "whole", transform=transform, device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr("sensitune.training._train._Run.test", pull_the_plug)
+        with pytest.raises(Interrupted):
+            train(make_model(), data, RECIPE, tmp_path / "resumed", transform=transform, device="cpu")
+    resumed = train(resumed_model, data, RECIPE, tmp_path / "resumed", transform=transform, device="cpu")
+    assert (resumed.resumed_after, resumed.last_epoch) == (4, 4)
+    assert resumed.test_accuracy_last == whole.test_accuracy_last
+    expected = trained_tensors(whole_model)
+    assert all(torch.equal(value, expected[name]) for name, value in trained_tensors(resumed_model).items())
+
+
 def test_checkpoints_hold_only_what_trains(
     make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
 ) -> None:
@@ -143,6 +163,19 @@ def test_frozen_weights_stay_bit_equal(
     before = {name: value.clone() for name, value in model.named_parameters() if not value.requires_grad}
     train(model, data, RECIPE, tmp_path, transform=transform, device="cpu")
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters() if name in before)
+
+
+def test_a_run_is_silent_and_leaves_the_log_level(
+    make_model: MakeModel,
+    data: ImageData,
+    transform: ImageTransform,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    level = logging.get_verbosity()
+    train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu")
+    assert logging.get_verbosity() == level
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_recorded_learning_rates_are_the_recipes(
@@ -215,6 +248,14 @@ def test_a_model_with_other_outputs_than_classes_is_refused(
     four = ImageData(data.dataset, ("red", "green", "blue", "grey"))
     with pytest.raises(ArgumentError, match=r"each of the data's 4 classes\. Got 3\. Build it with `num_classes=4`"):
         train(make_model(), four, RECIPE, tmp_path, transform=transform, device="cpu")
+
+
+def test_a_numbered_device_is_refused(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ArgumentError, match=r"must not be numbered for training\. Got cuda:1\. Set CUDA_VISIBLE_DEV"):
+        train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cuda:1")
 
 
 def test_a_frozen_model_is_refused(

@@ -73,12 +73,18 @@ def train(
 
     Raises:
         NonFiniteError: If the loss becomes infinite or not a number; the message names the step and the epoch.
-        ArgumentError: If nothing requires a gradient, or the model's outputs are not the data's classes.
+        ArgumentError: If nothing requires a gradient, the model's outputs are not the data's classes, or the device is
+            one of several by number.
         RunFolderError: If `output_dir` holds checkpoints of another recipe.
     """
+    place = resolve_device(device)
+    if place.index:
+        raise ArgumentError(
+            f"`device` must not be numbered for training. Got {place}. Set CUDA_VISIBLE_DEVICES instead."
+        )
     images = _prepared_splits(data, transform, cache_bytes)
     _check_model(model, images["train"], data)
-    run = _Run(model, recipe, images, TrainingFolder(Path(output_dir)), resolve_device(device), num_workers, card)
+    run = _Run(model, recipe, images, TrainingFolder(Path(output_dir)), place, num_workers, card)
     resumed_after = _open_checkpoints(run, resume=resume)
     metrics = list(read_metrics(run.folder.metrics)[: resumed_after or 0])
     chosen_epoch = run.fit(metrics, progress)
@@ -114,20 +120,21 @@ class _Run:
         """Train what is left to train, add to the metrics, keep the last weights; return the chosen epoch."""
         # transformers' trainer takes seconds to import: only those who train wait for it.
         from sensitune.training._callbacks import EpochRecorder, ProgressReporter
-        from sensitune.training._trainer import RecipeTrainer
+        from sensitune.training._trainer import RecipeTrainer, restored_verbosity
 
         recorder = EpochRecorder(self.folder, metrics)
-        trainer = RecipeTrainer(
-            self.model,
-            recipe=self.recipe,
-            train_images=self.images["train"],
-            validation_images=self.images.get("validation"),
-            checkpoints=self.folder.checkpoints,
-            device=self.device,
-            num_workers=self.num_workers,
-            callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
-        )
-        trainer.train(resume_from_checkpoint=_last_checkpoint(self.folder))
+        with restored_verbosity():
+            trainer = RecipeTrainer(
+                self.model,
+                recipe=self.recipe,
+                train_images=self.images["train"],
+                validation_images=self.images.get("validation"),
+                checkpoints=self.folder.checkpoints,
+                device=self.device,
+                num_workers=self.num_workers,
+                callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
+            )
+            trainer.train(resume_from_checkpoint=_last_checkpoint(self.folder))
         save_weights(self.model, self.folder.adapter, card=self.card)
         return recorder.chosen_epoch
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.utils import logging
 
 from sensitune.data import PreparedImages
 from sensitune.errors import NonFiniteError
@@ -121,6 +124,16 @@ class RecipeTrainer(Trainer):
         except BaseException:
             shutil.rmtree(self.checkpoints / f"checkpoint-{self.state.global_step}", ignore_errors=True)
             raise
+
+
+@contextmanager
+def restored_verbosity() -> Iterator[None]:
+    """Put transformers' log level back, which every trainer sets for the whole process."""
+    level = logging.get_verbosity()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _arguments(
