@@ -45,12 +45,15 @@ def biases_and_norms(model: nn.Module) -> nn.Module:
 
 
 def with_allocation(model: nn.Module, allocation: Allocation) -> nn.Module:
+    """An SPT model without dropout, so that its cost compares."""
     return get_peft_model(model, SptConfig.from_allocation(allocation, dropout=0.0, drop_path=0.0))
 
 
 def shira(model: nn.Module, allocation: Allocation) -> nn.Module:
     """SHiRA on the modules that a sparse allocation touches, with as many values in total."""
-    modules = sorted({allocation.site(name).module for name in allocation.sparse if allocation.site(name).kind == "matrix"})
+    modules = sorted(
+        {allocation.site(name).module for name in allocation.sparse if allocation.site(name).kind == "matrix"}
+    )
     sizes = sum(sum(model.get_submodule(name).weight.shape) for name in modules)
     rank = max(1, round(allocation.sparse_params / sizes))
     return get_peft_model(model, ShiraConfig(r=rank, target_modules=modules, modules_to_save=["head"]))
@@ -58,7 +61,9 @@ def shira(model: nn.Module, allocation: Allocation) -> nn.Module:
 
 def supertuning(model: nn.Module, allocation: Allocation) -> nn.Module:
     """Super-Tuning on the same modules with the same number of values."""
-    modules = sorted({allocation.site(name).module for name in allocation.sparse if allocation.site(name).kind == "matrix"})
+    modules = sorted(
+        {allocation.site(name).module for name in allocation.sparse if allocation.site(name).kind == "matrix"}
+    )
     weights = sum(model.get_submodule(name).weight.numel() for name in modules)
     config = peft.SupertuningConfig(
         target_modules=modules, modules_to_save=["head"], sparsity=1.0 - allocation.sparse_params / weights
@@ -72,9 +77,10 @@ def kept_for_backward(model: nn.Module, images: torch.Tensor, labels: torch.Tens
     storages: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in pointers:
-            storages[storage.data_ptr()] = storage.nbytes()
+        parts = [tensor._indices(), tensor._values()] if tensor.is_sparse else [tensor]  # SHiRA saves sparse tensors
+        for storage in (part.untyped_storage() for part in parts):
+            if storage.data_ptr() not in pointers:
+                storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     model.train()
@@ -86,6 +92,7 @@ def kept_for_backward(model: nn.Module, images: torch.Tensor, labels: torch.Tens
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Seconds of one training step."""
     start = time.perf_counter()
     model.train()
     F.cross_entropy(model(images), labels).backward()
@@ -95,6 +102,7 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tenso
 
 
 def eval_forward(model: nn.Module, images: torch.Tensor) -> float:
+    """Seconds of one forward pass for prediction."""
     model.eval()
     with torch.no_grad():
         start = time.perf_counter()
@@ -103,11 +111,14 @@ def eval_forward(model: nn.Module, images: torch.Tensor) -> float:
 
 
 def methods(depth: int, published: Path | None, values: int) -> dict[str, nn.Module]:
+    """Every method on its own copy of the backbone."""
     outline = outline_model(vit(depth))
     clustered = clustered_allocation(outline, values)
     scattered = random_pattern_allocation(outline, values)
     made: dict[str, nn.Module] = {"biases and norms": biases_and_norms(vit(depth))}
-    made["PEFT LoRA r=8 qkv"] = get_peft_model(vit(depth), LoraConfig(r=8, target_modules=["qkv"], modules_to_save=["head"]))
+    made["PEFT LoRA r=8 qkv"] = get_peft_model(
+        vit(depth), LoraConfig(r=8, target_modules=["qkv"], modules_to_save=["head"])
+    )
     if published is not None and depth == 12:
         made["SPT-LoRA published"] = with_allocation(vit(depth), load_published_allocation(published, outline))
     made["SPT sparse clustered"] = with_allocation(vit(depth), replace(clustered, always_trained=()))
@@ -118,6 +129,7 @@ def methods(depth: int, published: Path | None, values: int) -> dict[str, nn.Mod
 
 
 def main() -> None:
+    """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", type=Path, default=None, help="a published allocation, .pth")
     parser.add_argument("--repeats", type=int, default=7)
@@ -134,7 +146,8 @@ def main() -> None:
         models = {name: model for name, model in models.items() if any(part in name for part in arguments.only)}
     plain = vit(arguments.depth)
     optimizers = {
-        name: torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3) for name, model in models.items()
+        name: torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        for name, model in models.items()
     }
     steps: dict[str, list[float]] = {name: [] for name in models}
     forwards: dict[str, list[float]] = {name: [] for name in [*models, "plain"]}
@@ -150,7 +163,9 @@ def main() -> None:
                 forwards[name].append(seconds)
     rows = {
         name: {
-            "trainable_without_head": sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "head" not in n),
+            "trainable_without_head": sum(
+                p.numel() for n, p in model.named_parameters() if p.requires_grad and "head" not in n
+            ),
             "kept_for_backward_mb": round(kept[name] / 1e6, 1),
             "step_seconds": round(statistics.median(steps[name]), 4),
             "eval_forward_over_plain": round(paired_ratio(forwards[name], forwards["plain"]), 4),
@@ -164,7 +179,7 @@ def main() -> None:
     }
     report = {
         "command": f"python benchmarks/step_cost.py --repeats {arguments.repeats} --depth {arguments.depth}",
-        "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
         "torch": torch.__version__,
         "peft": peft.__version__,
         "date": datetime.now(tz=UTC).date().isoformat(),

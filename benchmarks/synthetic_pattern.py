@@ -27,6 +27,7 @@ def clustered_scores(site: Site, generator: torch.Generator) -> torch.Tensor:
 
 
 def sparse_only(outline: ModelOutline, indices: dict[str, torch.Tensor]) -> Allocation:
+    """An allocation of nothing but these entries and the class token."""
     return Allocation(
         outline=outline,
         structured=(),
@@ -63,7 +64,7 @@ def random_pattern_allocation(outline: ModelOutline, values: int, seed: int = 0)
 
 
 def clustering(allocation: Allocation) -> dict[str, float]:
-    """How far the sparse entries of the matrices spread: shares of used columns and of the box, over touched matrices."""
+    """How far the sparse entries spread: shares of used columns and of the box, over the touched matrices."""
     used = box = columns = numel = entries = touched = 0
     for name, chosen in allocation.sparse.items():
         site = allocation.site(name)
@@ -71,7 +72,12 @@ def clustering(allocation: Allocation) -> dict[str, float]:
             continue
         rows_used, columns_used = (torch.unique(part).numel() for part in torch.unravel_index(chosen, site.shape))
         used, columns = used + columns_used, columns + site.shape[1]
-        box, numel, entries, touched = box + rows_used * columns_used, numel + site.numel, entries + chosen.numel(), touched + 1
+        box, numel, entries, touched = (
+            box + rows_used * columns_used,
+            numel + site.numel,
+            entries + chosen.numel(),
+            touched + 1,
+        )
     return {"entries": entries, "matrices": touched, "columns": used / columns, "box": box / numel}
 
 
@@ -85,7 +91,7 @@ if __name__ == "__main__":
 
     vit = outline_model(timm.create_model("vit_base_patch16_224", num_classes=100))
     for path in sys.argv[1:]:
-        print(path, clustering(load_published_allocation(path, vit)))  # noqa: T201
+        print(path, clustering(load_published_allocation(path, vit)))
     for count in (25_000, 400_000):
-        print("clustered", count, clustering(clustered_allocation(vit, count)))  # noqa: T201
-        print("random", count, clustering(random_pattern_allocation(vit, count)))  # noqa: T201
+        print("clustered", count, clustering(clustered_allocation(vit, count)))
+        print("random", count, clustering(random_pattern_allocation(vit, count)))

@@ -17,7 +17,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: The final name. Its folder is created if it is missing.
 
     Yields:
-        A path in the same folder to write to. On any error, a full disk included, it is removed and `path` is untouched.
+        A path in the same folder to write to. On any error, a full disk included, it is removed, `path` untouched.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -31,11 +31,11 @@ def load_published_allocation(path: str | os.PathLike[str], outline: ModelOutlin
         outline: The model to map it to: `outline_model` of timm's ViT-B/16.
 
     Returns:
-        An allocation whose `trainable_params` equals the file's count. Entries of norm vectors, which the published code
-        counts but never trains, are trained here.
+        An allocation whose `trainable_params` equals the file's count. Entries of norm vectors, which the published
+        code counts but never trains, are trained here.
 
     Raises:
-        AdapterFileError: If the file is damaged, is not such an allocation, or asks for anything beyond tensors and numbers.
+        AdapterFileError: If the file is damaged, no such allocation, or asks for more than tensors and numbers.
         AllocationMismatchError: If the model lacks a site that the file names, or the counts differ.
     """
     content = _read(path)
@@ -70,17 +70,24 @@ def load_published_allocation(path: str | os.PathLike[str], outline: ModelOutlin
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    multiarray = np._core.multiarray
-    allowed = [(multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType, np.dtypes.Int64DType]
+    # The files were written with numpy 1; numpy 2 keeps the function under another name.
+    scalar: Any = np.float64(0).__reduce__()[0]
+    allowed: list[Any] = [
+        (scalar, "numpy.core.multiarray.scalar"),
+        np.dtype,
+        np.dtypes.Float64DType,
+        np.dtypes.Int64DType,
+    ]
     try:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:
+        # torch's own message advises to load unsafely, which is the last thing to tell anyone here.
         raise AdapterFileError(
-            f"'{path}' is not a published allocation that can be read safely: {str(error).splitlines()[0]} "
-            "Nothing from it was executed."
+            f"'{path}' cannot be read as a published allocation: it is truncated, or needs more than tensors and numbers "
+            "to be unpickled. Nothing from it was executed; get the file again from the authors."
         ) from error
     missing = _KEYS - set(content) if isinstance(content, dict) else _KEYS
     if missing:
@@ -118,7 +125,13 @@ def _sparse(
     sparse: dict[str, torch.Tensor] = {}
     start = 0
     for name, size, end, cut in zip(sizes, sizes.values(), ends.tolist(), cuts.tolist(), strict=True):
+        site = _find(sites, name, path)
+        if site.numel != size:
+            raise AllocationMismatchError(
+                f"'{path}' was made for a `{name}` of {size:,} scalars, but this model's has {site.numel:,}. "
+                "It was made for ViT-B/16 (timm `vit_base_patch16_224`)."
+            )
         if cut > start:
-            sparse[_find(sites, name, path).id] = indices[start:cut] - (end - size)
+            sparse[site.id] = indices[start:cut] - (end - size)
         start = cut
     return sparse
