@@ -51,7 +51,7 @@ def test_another_model_is_refused(vit_b16: ModelOutline) -> None:
         narrow = outline_model(timm.create_model("vit_small_patch16_224", num_classes=100))
     with pytest.raises(AllocationMismatchError, match=r"names `blocks\.\d+\.\S+`, which this model does not have"):
         load_published_allocation(PUBLISHED / "cifar_lora_0.4.pth", shallow)
-    with pytest.raises(AllocationMismatchError, match=r"of 768 scalars, but this model's has 384"):
+    with pytest.raises(AllocationMismatchError, match=r"of 589,824 scalars, but this model's has 147,456"):
         load_published_allocation(PUBLISHED / "cifar_lora_0.4.pth", narrow)
 
 

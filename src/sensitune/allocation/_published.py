@@ -86,8 +86,8 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:
         # torch's own message advises to load unsafely, which is the last thing to tell anyone here.
         raise AdapterFileError(
-            f"'{path}' cannot be read as a published allocation: it is truncated, or needs more than tensors and numbers "
-            "to be unpickled. Nothing from it was executed; get the file again from the authors."
+            f"'{path}' cannot be read as a published allocation: it is truncated, or needs more than tensors and "
+            "numbers to be unpickled. Nothing from it was executed; get the file again from the authors."
         ) from error
     missing = _KEYS - set(content) if isinstance(content, dict) else _KEYS
     if missing:
