@@ -285,6 +285,23 @@ def test_sites_limit_what_is_scored(model: Classifier, batches: Batches) -> None
     assert_scores(sensitivity, dict(estimate(model, batches).scores))
 
 
+def test_sites_may_name_what_is_frozen_by_default(batches: Batches) -> None:
+    class WithStem(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(self.stem(x))
+
+    model = WithStem().double()
+    included = outline_model(model, include=["stem.*"]).sites
+    assert "stem.weight" in outline_model(model).frozen
+    sensitivity = estimate(model, batches, sites=included)
+    assert bool(sensitivity.scores["stem.weight"].any())
+    assert sensitivity.outline.frozen == {}
+
+
 def test_magnitude_needs_no_data(model: Classifier) -> None:
     sensitivity = estimate(model, None, criterion="magnitude")
     assert_scores(sensitivity, {name: p.detach().abs() for name, p in model.named_parameters()})

@@ -173,6 +173,9 @@ def test_sites_of_another_model(model: Classifier) -> None:
     larger = dataclasses.replace(outline.sites[0], shape=(6, 5))
     with pytest.raises(AllocationMismatchError, match=r"`fc.weight` of shape \(6, 5\) .* has shape \(6, 4\)"):
         estimate_sensitivity(model, batches(), sites=[larger])
+    beyond = dataclasses.replace(outline.sites[0], shape=(4, 4), rows=(4, 8))
+    with pytest.raises(AllocationMismatchError, match=r"`fc.weight` of shape \(4, 4\) .* has shape \(6, 4\)"):
+        estimate_sensitivity(model, batches(), sites=[beyond])
     unknown = dataclasses.replace(outline.sites[0], id="x", parameter="x")
     with pytest.raises(AllocationMismatchError, match=r"Site `x` .* which has no such parameter at `x`"):
         estimate_sensitivity(model, batches(), sites=dataclasses.replace(outline, sites=(unknown,)))

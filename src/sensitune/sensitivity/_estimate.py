@@ -18,7 +18,7 @@ from sensitune.sensitivity._batches import Batch, LossFn
 from sensitune.sensitivity._criteria import CRITERIA, GRADIENT_CRITERIA, WEIGHT_CRITERIA
 from sensitune.sensitivity._pass import Pass
 from sensitune.sensitivity._progress import Progress
-from sensitune.sensitivity._sensitivity import Sensitivity
+from sensitune.sensitivity._sensitivity import Sensitivity, fits
 from sensitune.sites import ModelOutline, Site, outline_model
 
 _LOGGER = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def estimate_sensitivity(
             or better whatever the model's type.
         micro_batch_size: Samples per backward pass, where a whole batch does not fit in memory. The meaning is
             unchanged: the batch's mean-loss gradient is added up before it is squared (this holds one gradient per
-            scored parameter). None = whole batches.
+            scored parameter, in the model's type). None = whole batches.
         seed: Of the criterion ``random`` alone.
         progress: True = a progress bar, or a function of (batches done, batches in all or None).
 
@@ -122,7 +122,7 @@ def _outline(model: nn.Module, sites: ModelOutline | Sequence[Site] | None) -> M
     parameters = dict(model.named_parameters())
     for site in sites.sites:
         parameter = parameters.get(site.parameter)
-        if parameter is None or tuple(site.of(parameter).shape) != site.shape:
+        if parameter is None or not fits(site, parameter):
             found = "no such parameter" if parameter is None else f"shape {tuple(parameter.shape)}"
             raise AllocationMismatchError(
                 f"Site `{site.id}` of shape {site.shape} does not belong to this model, which has {found} at "
@@ -135,8 +135,9 @@ def _limited(outline: ModelOutline, sites: tuple[Site, ...]) -> ModelOutline:
     if not sites:
         raise ArgumentError("`sites` must hold at least one site. Got an empty list.")
     chosen = {site.id for site in sites}
-    left_out = {site.id: "left out by `sites`" for site in outline.sites if site.id not in chosen}
-    return dataclasses.replace(outline, sites=sites, frozen={**outline.frozen, **left_out})
+    frozen = {site.id: "left out by `sites`" for site in outline.sites} | dict(outline.frozen)
+    kept = {name: reason for name, reason in frozen.items() if name not in chosen}
+    return dataclasses.replace(outline, sites=sites, frozen=kept)
 
 
 @torch.no_grad()

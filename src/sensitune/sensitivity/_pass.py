@@ -97,9 +97,9 @@ class Pass:
         mean_loss = 0.0
         for number, (piece, share) in enumerate(shares, start=1):
             self.accumulator.complete = number == len(shares)
-            loss = self._loss(piece, index) * share
-            mean_loss += loss.item()
-            loss.backward()
+            loss = self._loss(piece, index)
+            mean_loss += loss.item() * share
+            (loss * share).backward()
         self.accumulator.finish_batch(index)
         return mean_loss
 

@@ -72,13 +72,17 @@ class Sensitivity:
             raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
 
 
+def fits(site: Site, tensor: torch.Tensor) -> bool:
+    """Whether a tensor of the whole parameter's shape holds the site."""
+    inside = site.rows is None or site.rows[1] <= tensor.shape[-1 if site.transposed else 0]
+    return inside and tuple(site.of(tensor).shape) == site.shape
+
+
 def _check_covers(scores: Mapping[str, torch.Tensor], site: Site) -> None:
     score = scores.get(site.parameter)
     if score is None:
         raise AllocationMismatchError(f"The scores lack `{site.parameter}`, which site `{site.id}` needs.")
-    axis = -1 if site.transposed else 0
-    fits = site.rows is None or site.rows[1] <= score.shape[axis]
-    if not fits or tuple(site.of(score).shape) != site.shape:
+    if not fits(site, score):
         raise AllocationMismatchError(
             f"The score of `{site.parameter}` has shape {tuple(score.shape)}; site `{site.id}` needs {site.shape}"
             + (f" at rows {site.rows}." if site.rows else ".")
