@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call
 
 from sensitune.errors import ArgumentError
 from sensitune.tuner._layer import SptLayer
@@ -24,6 +23,8 @@ class SptConv(SptLayer, nn.Module):
         nn.Module.__init__(self)
         self.base_layer = base_layer
         self.init_containers()
+        self.in_features: int = base_layer.in_channels  # type: ignore[assignment]  # PEFT's name on every layer
+        self.out_features: int = base_layer.out_channels  # type: ignore[assignment]
         self._active_adapter = [adapter_name]
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -42,11 +43,7 @@ class SptConv(SptLayer, nn.Module):
             self.unmerge()
         touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole")}
         changed = {name: self.effective(name) for name in sorted(touched)}
-        y: torch.Tensor
-        if changed:
-            y = functional_call(self.base_layer, changed, (x, *args), kwargs)
-        else:
-            y = self.base_layer(x, *args, **kwargs)
+        y = self.run_base(changed, x, *args, **kwargs)
         for adapter, slot, plan in self.active_slots("lora", "adapter"):
             y = y + self._module_output(x, y, adapter, slot, plan)
         return y

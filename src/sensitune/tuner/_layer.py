@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
-from sensitune.errors import MergeError, NonFiniteError
+from sensitune.errors import MergeError
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._sparse import SparsePattern
 
@@ -90,9 +90,37 @@ class SptLayer(BaseTunerLayer):
 
     def base_parameter(self, name: str) -> nn.Parameter:
         """The untouched parameter `name` (``weight``, ``bias``, ``gamma``, ...) of the module that is tuned."""
-        parameter = self.get_base_layer()._parameters[name]
+        base = self.get_base_layer()
+        # The order in which Python looks an attribute up: FSDP1 puts its gathered tensors beside the parameters.
+        parameter = vars(base).get(name, base._parameters.get(name))
         assert parameter is not None, name  # plans are checked against the model before layers are built
-        return parameter
+        return cast("nn.Parameter", parameter)
+
+    def run_base(self, changed: Mapping[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run the base layer with other values in the place of some of its parameters.
+
+        An attribute of the instance hides a parameter of the same name, also where FSDP1 has put its gathered tensors
+        (there, ``torch.func.functional_call`` is silently without effect).
+
+        Args:
+            changed: Parameter name -> the value to use in this call.
+            *args: Arguments of the base layer.
+            **kwargs: Keyword arguments of the base layer.
+
+        Returns:
+            The base layer's output.
+        """
+        base = self.get_base_layer()
+        shown = vars(base)
+        before = {name: shown[name] for name in changed if name in shown}
+        shown.update(changed)
+        try:
+            result: torch.Tensor = base(*args, **kwargs)
+        finally:
+            for name in changed:
+                del shown[name]
+            shown.update(before)
+        return result
 
     # -- construction -------------------------------------------------------------------------------------------------
 
@@ -295,8 +323,7 @@ class SptLayer(BaseTunerLayer):
             safe_merge: Also compute the merged values and refuse those that are not finite.
 
         Raises:
-            MergeError: If a site has an Adapter.
-            NonFiniteError: If `safe_merge` finds a merged value that is not finite.
+            MergeError: If a site has an Adapter, or `safe_merge` finds a merged value that is not finite.
         """
         merged: dict[str, torch.Tensor] = {}
         for adapter in adapter_names:
@@ -309,9 +336,10 @@ class SptLayer(BaseTunerLayer):
                 value = merged.get(plan.name, base.detach())
                 merged[plan.name] = value = value + self.delta(adapter, slot, base.detach()).detach()
                 if not torch.isfinite(value).all():
-                    raise NonFiniteError(
-                        f"Merging adapter '{adapter}' would put NaN or infinite values into `{plan.parameter}`; "
-                        "no weight was changed. The adapter is broken: train it again with a lower learning rate."
+                    raise MergeError(  # PEFT's own words first: its users match them
+                        f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken: it would put "
+                        f"NaN or infinite values into `{plan.parameter}`. No weight was changed; train the adapter "
+                        "again with a lower learning rate."
                     )
 
     @torch.no_grad()
@@ -323,8 +351,7 @@ class SptLayer(BaseTunerLayer):
             adapter_names: The adapters; None merges the active ones.
 
         Raises:
-            MergeError: If a site has an Adapter; nothing was changed then.
-            NonFiniteError: If `safe_merge` finds a value that is not finite; nothing was changed then.
+            MergeError: If a site has an Adapter, or `safe_merge` finds a value that is not finite; nothing was changed.
         """
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.plans]
         self.check_mergeable(names, safe_merge=safe_merge)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call
 
 from sensitune.errors import ArgumentError
 from sensitune.tuner._layer import SptLayer
@@ -63,7 +62,7 @@ class SptLinear(SptLayer, nn.Module):
             return result
         if not self._is_plain():
             changed = {name: self.effective(name) for name in sorted(touched)}
-            return functional_call(self.base_layer, changed, (x, *args), kwargs)  # type: ignore[no-any-return]
+            return self.run_base(changed, x, *args, **kwargs)
         weight = self.base_parameter("weight")
         matrix = weight.t() if self.transposed else weight
         bias = self.effective("bias") if self.base_layer._parameters.get("bias") is not None else None

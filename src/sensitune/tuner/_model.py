@@ -170,8 +170,8 @@ class SptModel(BaseTuner):
             safe_merge: Check first, over the whole model, that every merged value is finite.
 
         Raises:
-            MergeError: If a site has an Adapter; the model was not changed.
-            NonFiniteError: If `safe_merge` finds a value that is not finite; the model was not changed.
+            MergeError: If a site has an Adapter, or `safe_merge` finds a value that is not finite; the model was not
+                changed.
         """
         self._check_mergeable(adapter_names, safe_merge=safe_merge)
         super().merge_adapter(adapter_names=adapter_names, safe_merge=False)

@@ -24,6 +24,8 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn
 class SptTensors(SptLayer, nn.Module):
     """The trained deltas of one module's own parameters."""
 
+    in_features = out_features = None  # PEFT expects the names on every tuner layer; bare tensors have neither
+
     def __init__(self, owner: nn.Module, adapter_name: str) -> None:
         nn.Module.__init__(self)
         self._owner = [owner]  # in a list, so that the owner does not become a submodule of its own child
@@ -115,7 +117,7 @@ def _tuned_class(plain: type[nn.Module], names: frozenset[str]) -> type[nn.Modul
 
 
 def _make_tuned_class(plain: type[nn.Module], names: frozenset[str]) -> type[nn.Module]:
-    body: dict[str, Any] = {name: property(_reader(name)) for name in names}
+    body: dict[str, Any] = {name: property(_reader(name), _writer(name), _deleter(name)) for name in names}
     body |= {
         "_spt_plain_class": plain,
         "__module__": plain.__module__,
@@ -129,13 +131,35 @@ def _make_tuned_class(plain: type[nn.Module], names: frozenset[str]) -> type[nn.
 def _reader(name: str) -> Any:
     def read(owner: nn.Module) -> torch.Tensor | None:
         child = owner._modules.get(CHILD)
-        if child is None or owner._parameters[name] is None:
-            return owner._parameters[name]
+        if name not in vars(owner) and name not in owner._parameters:
+            raise AttributeError(name)  # FSDP1 takes parameters away for a moment and asks whether they are gone
+        base = vars(owner).get(name, owner._parameters.get(name))
+        # Between two forwards FSDP1 compares the attribute with its own parameter, to find what the user replaced.
+        if child is None or base is None or getattr(base, "_fsdp_flattened", False):
+            return base
         assert isinstance(child, SptTensors)
+        if child.disable_adapters and child.merged:
+            child.unmerge()
         return child.effective(name)
 
     read.__doc__ = f"`{name}` with the active adapters' deltas added."
     return read
+
+
+def _writer(name: str) -> Any:
+    """FSDP1 replaces parameters by its gathered tensors while a forward runs; they are base values too."""
+
+    def write(owner: nn.Module, value: torch.Tensor) -> None:
+        vars(owner)[name] = value
+
+    return write
+
+
+def _deleter(name: str) -> Any:
+    def delete(owner: nn.Module) -> None:
+        del vars(owner)[name]
+
+    return delete
 
 
 def _rebuild(plain: type[nn.Module], names: frozenset[str]) -> nn.Module:
