@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
         write_tiny_models(MODELS)
     os.chdir(MODELS)
     record = Record()
-    options = ["-c", str(HERE / "pytest.ini"), "--rootdir", str(HERE), "-q", *arguments, str(HERE / "suites")]
+    options = ["-c", str(HERE / "settings.ini"), "--rootdir", str(HERE), "-q", *arguments, str(HERE / "suites")]
     status = pytest.main(options, plugins=[record])
     return int(status) if arguments else record.verdict()
 
