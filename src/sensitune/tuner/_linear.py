@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from sensitune.errors import ArgumentError
+from sensitune.tuner._fused import LowRank, fused_linear
 from sensitune.tuner._layer import SptLayer
+from sensitune.tuner._pattern import SparsePattern
 from sensitune.tuner._plan import SitePlan
-from sensitune.tuner._sparse import SparsePattern, add_slices, sparse_linear
+from sensitune.tuner._sparse import add_slices, sparse_linear
 
 
 class SptLinear(SptLayer, nn.Module):
@@ -47,15 +49,87 @@ class SptLinear(SptLayer, nn.Module):
         if not self.applied_adapters():
             result: torch.Tensor = self.base_layer(x, *args, **kwargs)
             return result
-        y = self._base_with_deltas(x, *args, **kwargs)
-        parts = self._lora_parts(x, y.dtype)
-        if parts:
-            y = add_slices(y, parts)
+        if self._is_fusable(x):
+            y = self._fused(x)
+        else:
+            y = self._base_with_deltas(x, *args, **kwargs)
+            parts = self._lora_parts(x, y.dtype)
+            if parts:
+                y = add_slices(y, parts)
         for adapter, slot, plan in self.active_slots("adapter"):
             y = self._apply_adapter(x, y, adapter, slot, plan)
         return y
 
+    def _fused(self, x: torch.Tensor) -> torch.Tensor:
+        """The fast way: one autograd node for the base, the sparse entries and the first adapter's LoRA slices."""
+        low_rank = self._low_rank(x) if self._lora_reads_x() else None
+        pattern = self._pattern()
+        bias = self.effective("bias") if self._has_bias() else None
+        y: torch.Tensor
+        if pattern is None and low_rank is None:
+            y = F.linear(x, self._matrix(), bias)
+        else:
+            weight = self.base_parameter("weight")
+            values = None if pattern is None else pattern.entries(self._sparse_values())
+            y = fused_linear(
+                x, weight, bias, transposed=self.transposed, pattern=pattern, values=values, low_rank=low_rank
+            )
+        parts = [] if low_rank is not None else self._lora_parts(x, y.dtype)
+        return add_slices(y, parts) if parts else y
+
+    def _is_fusable(self, x: torch.Tensor) -> bool:
+        """Whether everything is plain and of one full-precision dtype, and nobody is tracing."""
+        weight = self.base_parameter("weight")
+        return (
+            x.dtype == weight.dtype
+            and weight.dtype in {torch.float32, torch.float64}
+            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled(x.device.type)
+            and weight.is_contiguous()
+            and self._is_plain()
+            and all(value.dtype == weight.dtype for value in self._factors_and_values())
+        )
+
+    def _factors_and_values(self) -> list[torch.Tensor]:
+        return [
+            self.tuned(role, adapter, slot)
+            for adapter, slot, plan in self.active_slots("lora", "sparse")
+            for role in (("down", "up") if plan.form == "lora" else ("sparse",))
+        ]
+
+    def _lora_reads_x(self) -> bool:
+        """Whether the LoRA slices can share the base's node: one adapter's, on an input without dropout."""
+        adapters = {adapter for adapter, _, _ in self.active_slots("lora")}
+        return len(adapters) == 1 and not (self.training and self.options[next(iter(adapters))].dropout)
+
+    def _low_rank(self, x: torch.Tensor) -> LowRank:
+        entries = list(self.active_slots("lora"))
+        probability = self.options[entries[0][0]].drop_path
+        scale = None
+        if self.training and probability:
+            tokens = x.shape[:-1]
+            scale = drop_path(x.new_ones(tokens[0], *(1 for _ in tokens[1:])), probability, training=True)
+            scale = scale.expand(tokens).reshape(-1, 1)
+        return LowRank(
+            starts=tuple(plan.start for _, _, plan in entries),
+            downs=tuple(self.tuned("down", adapter, slot) for adapter, slot, _ in entries),
+            ups=tuple(self.tuned("up", adapter, slot) for adapter, slot, _ in entries),
+            scale=scale,
+        )
+
+    def _has_bias(self) -> bool:
+        return self.base_layer._parameters.get("bias") is not None
+
+    def _matrix(self) -> torch.Tensor:
+        weight = self.base_parameter("weight")
+        return weight.t() if self.transposed else weight
+
+    def _sparse_values(self) -> torch.Tensor:
+        values: list[torch.Tensor] = [self.tuned("sparse", *entry[:2]) for entry in self._sparse_weight_slots()]
+        return torch.cat(values) if len(values) > 1 else values[0]
+
     def _base_with_deltas(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The portable way to the base's output with sparse and whole deltas."""
         touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole")}
         if not touched:
             result: torch.Tensor = self.base_layer(x, *args, **kwargs)
@@ -63,15 +137,14 @@ class SptLinear(SptLayer, nn.Module):
         if not self._is_plain():
             changed = {name: self.effective(name) for name in sorted(touched)}
             return self.run_base(changed, x, *args, **kwargs)
-        weight = self.base_parameter("weight")
-        matrix = weight.t() if self.transposed else weight
-        bias = self.effective("bias") if self.base_layer._parameters.get("bias") is not None else None
+        bias = self.effective("bias") if self._has_bias() else None
         if "weight" not in touched:
-            return F.linear(x, matrix, bias)
-        values: list[torch.Tensor] = [
-            self.tuned("sparse", adapter, slot) for adapter, slot, _ in self._sparse_weight_slots()
-        ]
-        return sparse_linear(x, matrix, bias, torch.cat(values) if len(values) > 1 else values[0], self._pattern())
+            return F.linear(x, self._matrix(), bias)
+        pattern = self._pattern()
+        if pattern is None:  # a compiler is tracing the first call: positions cannot be worked out inside its graph
+            weight = self.effective("weight")
+            return F.linear(x, weight.t() if self.transposed else weight, bias)
+        return sparse_linear(x, self._matrix(), bias, pattern.entries(self._sparse_values()), pattern)
 
     def _is_plain(self) -> bool:
         """Whether the base layer computes ``F.linear`` with a frozen weight and nothing else, so that we may do it.
@@ -91,18 +164,23 @@ class SptLinear(SptLayer, nn.Module):
     def _sparse_weight_slots(self) -> list[tuple[str, str, SitePlan]]:
         return [entry for entry in self.active_slots("sparse") if entry[2].name == "weight"]
 
-    def _pattern(self) -> SparsePattern:
+    def _pattern(self) -> SparsePattern | None:
         """Where the sparse entries of all applied adapters sit, worked out once for each set of adapters."""
         key = tuple(self.applied_adapters())
-        if key not in self._patterns:
-            rows, columns = [], []
-            for adapter, slot, plan in self._sparse_weight_slots():
-                first, second = torch.unravel_index(self.indices_of(adapter, slot), plan.shape)
-                rows.append((second if self.transposed else first) + plan.start)
-                columns.append(first if self.transposed else second)
-            shape = (self.out_features, self.in_features)
-            self._patterns[key] = SparsePattern.build(torch.cat(rows), torch.cat(columns), shape)
-        return self._patterns[key]
+        if key in self._patterns:
+            return self._patterns[key]
+        slots = self._sparse_weight_slots()
+        if not slots or torch.compiler.is_compiling():
+            return None
+        rows, columns = [], []
+        for adapter, slot, plan in slots:
+            first, second = torch.unravel_index(self.indices_of(adapter, slot), plan.shape)
+            rows.append((second if self.transposed else first) + plan.start)
+            columns.append(first if self.transposed else second)
+        shape = (self.out_features, self.in_features)
+        pattern = SparsePattern.build(torch.cat(rows), torch.cat(columns), shape, transposed=self.transposed)
+        self._patterns[key] = pattern
+        return pattern
 
     def _lora_parts(self, x: torch.Tensor, dtype: torch.dtype) -> list[tuple[int, torch.Tensor]]:
         """The outputs of all LoRA slices; those of one adapter share one dropout mask and one down product."""

@@ -1,50 +1,19 @@
-"""A linear map with a sparse correction, and the exact gradient of the correction's entries.
+"""The portable sparse correction: for half precision, autocast and compiled graphs, where W must not be written.
 
-For ``y = (W + S) x + b`` with S sparse, the gradient of an entry ``S[i, j]`` is ``Σ_t G[t, i] · X[t, j]``. The
-sensitive entries of a matrix crowd into few input columns, so only those columns of X are kept for backward, and the
-gradients of all entries come from one small product over the box of used rows × used columns. Where the box would cover
-most of the matrix, ``W + S`` is formed instead, used, and formed again in backward.
+The same map and the same exact gradients as `sensitune.tuner._fused`, from the same `SparsePattern`: the box of used
+rows × used columns is applied beside W, or, where the box would cover most of the matrix, ``W + S`` is formed, used,
+and formed again in backward.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-# The box pays while it is a small part of the matrix: it adds three products of its size to a step and keeps its
-# columns instead of the whole input. Half the columns is where a first measurement on ViT-B/16's layers breaks even.
-_BOX_COLUMNS = 0.5
-
-
-@dataclass(frozen=True)
-class SparsePattern:
-    """Where the entries of a sparse correction sit in a matrix ``[out, in]``.
-
-    Attributes:
-        rows: Used output features, sorted ``[R]``; None when nearly all are used and the box spans every row.
-        columns: Used input features, sorted ``[C]``; None when the box would not pay and the whole matrix is formed.
-        position: For every entry, its flat index in the box ``[R or out, C]``, or in the matrix ``[out, in]``.
-    """
-
-    rows: torch.Tensor | None
-    columns: torch.Tensor | None
-    position: torch.Tensor
-
-    @classmethod
-    def build(cls, rows: torch.Tensor, columns: torch.Tensor, shape: tuple[int, int]) -> SparsePattern:
-        """Choose the way to compute for entries at ``(rows[n], columns[n])`` of a matrix of `shape` ``(out, in)``."""
-        out_features, in_features = shape
-        used_columns, column = columns.unique(return_inverse=True)
-        if used_columns.numel() > _BOX_COLUMNS * in_features:
-            return cls(None, None, rows * in_features + columns)
-        used_rows, row = rows.unique(return_inverse=True)
-        if 2 * used_rows.numel() > out_features:
-            return cls(None, used_columns, rows * used_columns.numel() + column)
-        return cls(used_rows, used_columns, row * used_columns.numel() + column)
+from sensitune.tuner._pattern import SparsePattern
 
 
 def sparse_linear(
@@ -56,7 +25,7 @@ def sparse_linear(
         x: Input ``[..., in]``.
         weight: Frozen matrix ``[out, in]``; may be a transposed view.
         bias: ``[out]`` or None.
-        values: The entries of S ``[n]``, in the order of ``pattern.position``.
+        values: One value per position of the pattern ``[n]``.
         pattern: Where they sit.
 
     Returns:
@@ -64,7 +33,13 @@ def sparse_linear(
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    result: torch.Tensor = _SparseLinear.apply(x, weight, bias, values, pattern.rows, pattern.columns, pattern.position)
+    whole = pattern.used_columns is None
+    where = (
+        None if whole else pattern.used_rows,
+        pattern.used_columns,
+        pattern.matrix_position if whole else pattern.position,
+    )
+    result: torch.Tensor = _SparseLinear.apply(x, weight, bias, values, *where)
     return result
 
 
