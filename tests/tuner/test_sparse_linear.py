@@ -93,8 +93,8 @@ def test_both_ways_to_the_gradient_give_the_same(share: float, monkeypatch: pyte
     pattern = SparsePattern.build(rows, columns, (300, 400))
     grad, x = torch.randn(20, 300, dtype=torch.float64), torch.randn(20, 400, dtype=torch.float64)
     expected = (grad.t() @ x)[rows, columns]
-    for cost in (0.0, 1e9):
-        monkeypatch.setattr("sensitune.tuner._pattern._SAMPLED_COST", cost)
+    for cost in (-1e9, 1e9):
+        monkeypatch.setattr("sensitune.tuner._pattern._SAMPLED_ENTRY_COST", cost)
         torch.testing.assert_close(pattern.gradient(grad, pattern.keep(x)), expected)
 
 

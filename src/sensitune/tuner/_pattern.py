@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
-# Fitted by benchmarks/sparse_gradient.py: an entry of sampled_addmm costs what this many elements of the box cost in
-# the dense product, so a box that is filled less thinly than the inverse is formed whole.
-_SAMPLED_COST = 5.5
-_SAMPLED_LEAST_BOX = 40_000  # box elements; below, the fixed cost of the sparse call outweighs what it saves
+# Fitted by benchmarks/sparse_gradient.py, in units of one element of the box in the dense product: what sampled_addmm
+# costs for every entry, and for every output feature.
+_SAMPLED_ENTRY_COST = 5.1
+_SAMPLED_ROW_COST = 65.0
 _BOX_COLUMNS = 0.5  # share of used columns above which copying them saves too little: the input itself is kept
 
 
@@ -120,7 +120,7 @@ class SparsePattern:
         if grad.device.type != "cpu" or grad.dtype not in {torch.float32, torch.float64}:
             return False  # elsewhere the dense product is what the hardware is built for
         box = width * (self.shape[0] if self.used_rows is None else self.used_rows.numel())
-        return box > _SAMPLED_LEAST_BOX and _SAMPLED_COST * self.stored.numel() < box
+        return _SAMPLED_ENTRY_COST * self.stored.numel() + _SAMPLED_ROW_COST * self.shape[0] < box
 
 
 def _used(index: torch.Tensor, size: int, most: float) -> tuple[torch.Tensor | None, torch.Tensor]:
