@@ -96,7 +96,7 @@ def run_allocate(folder: RunFolder, *, reporter: Reporter | None = None) -> Allo
     """
     if folder.allocation.exists():
         return Allocation.load(folder.allocation)
-    (reporter or Silent()).stage("Placing the budget")
+    (reporter or Silent()).stage("Deciding what is tuned")
     method = METHODS[folder.config.method]
     if method.needs_sensitivity:
         _require(folder, folder.sensitivity, "sensitivity --output")
