@@ -32,14 +32,14 @@ DESELECTED: tuple[Exemption, ...] = (
     ),
     Exemption(
         r"test_disable_adapters_with_merging\[Conv2dGroups2 1 LoRA",
-        "asks for 1e-5 where this model's outputs exceed 5,000 (PEFT widens its tolerance for methods of its own); merged "
-        "and unmerged differ by 1e-6 of the output, and by 1e-15 in float64",
+        "asks for 1e-5 where this model's outputs exceed 5,000 (PEFT widens its tolerance for methods of its own); "
+        "merged and unmerged differ by 1e-6 of the output, and by 1e-15 in float64",
     ),
     Exemption(
         r"test_only_params_are_updated\[(EmbConv1D 1|Conv2d 1|Conv2d 2) Adapter",
         "asks that three steps of gradient descent move every parameter by 1e-4; behind this model's saturated ReLU or "
-        "softmax the gradient of an Adapter's down-projection is smaller (PEFT raises the learning rate to 100 for five "
-        "methods of its own)",
+        "softmax the gradient of an Adapter's down-projection is smaller (PEFT raises the learning rate to 100 for "
+        "five methods of its own)",
     ),
 )
 

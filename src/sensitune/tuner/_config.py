@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +14,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
+from sensitune.tuner._card import write_card_section
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._register import spt_type
 
@@ -36,11 +39,15 @@ class SptConfig(PeftConfig):
         init_weights: True starts as the identity; False draws all values at random (for tests).
         modules_to_save: Modules trained whole and saved with the adapter, such as the classification head.
         exclude_modules: Names, suffixes or a regular expression of modules to leave out.
+        check_calls: Raise if the first training forward never calls a tuned layer; False for models that skip layers
+            at random.
         layers_to_transform: Indices of the layers to tune, as in PEFT's LoRA.
         layers_pattern: Name of the layer list, as in PEFT's LoRA.
         site_plan: Site id -> what is done to it; written by `from_allocation`.
         method: How the placement came about, for the model card (``"spt"``, ``"uniform"``, ``"random"``).
         trainable_params: Trained scalars without the head, for the model card; None when not from an allocation.
+        budget: The budget of the allocation, for the model card.
+        base_description: Class and checkpoint of the base, for the model card where the base has no name of its own.
     """
 
     target_modules: list[str] | str | None = field(
@@ -58,11 +65,14 @@ class SptConfig(PeftConfig):
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to leave out."})
     layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer indices to tune."})
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the layer list."})
+    check_calls: bool = field(default=True, metadata={"help": "Raise for layers the first training forward skips."})
     site_plan: dict[str, dict[str, Any]] | None = field(
         default=None, metadata={"help": "Site id -> what is done to it; written by SptConfig.from_allocation."}
     )
     method: str | None = field(default=None, metadata={"help": "How the placement came about."})
     trainable_params: int | None = field(default=None, metadata={"help": "Trained scalars without the head."})
+    budget: int | None = field(default=None, metadata={"help": "The budget of the allocation."})
+    base_description: str | None = field(default=None, metadata={"help": "Class and checkpoint of the base."})
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
@@ -70,6 +80,8 @@ class SptConfig(PeftConfig):
         # Indices of an allocation's sparse entries by site id. Tensors do not fit into JSON: on disk they are in the
         # adapter's state dict, and a configuration that was loaded from disk has none here.
         self.sparse_indices: dict[str, torch.Tensor] = {}
+        # Names of the parameters that required a gradient before the adapter was put in, should it have to go again.
+        self.trained_before: frozenset[str] = frozenset()
         self._check()
 
     def _check(self) -> None:
@@ -129,15 +141,42 @@ class SptConfig(PeftConfig):
             structured_type=allocation.structured_type or "lora",
             dropout=dropout,
             drop_path=drop_path,
-            site_plan={site: plan.to_dict() for site, plan in plans.items()},
             method=allocation.method,
             trainable_params=allocation.trainable_params,
+            budget=allocation.budget,
         )
+        return config.with_plans(plans, allocation.sparse)
+
+    def with_plans(
+        self, plans: Mapping[str, SitePlan], indices: Mapping[str, torch.Tensor], **changes: Any
+    ) -> SptConfig:
+        """This configuration with another site plan.
+
+        Args:
+            plans: Site id -> plan.
+            indices: Site id -> flat indices of the entries, int64 ``[n]``, of every sparse site.
+            **changes: Other fields to change.
+
+        Returns:
+            A new configuration.
+        """
+        site_plan = {site: plan.to_dict() for site, plan in plans.items()}
         # The plan names parameters exactly, on leaf modules or not. PEFT's dummy target is the only value with which a
         # plan without any submodule (class token and head) is not an error.
-        config.target_modules = None if any(plan.module for plan in plans.values()) else DUMMY_TARGET_MODULES
-        config.sparse_indices = dict(allocation.sparse)
+        target_modules = None if any(plan.module for plan in plans.values()) else DUMMY_TARGET_MODULES
+        config = replace(self, site_plan=site_plan, target_modules=target_modules, **changes)
+        config.sparse_indices = dict(indices)
         return config
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """Write ``adapter_config.json``, and Sensitune's section into the model card beside it.
+
+        Args:
+            save_directory: The adapter folder.
+            **options: As in PEFT.
+        """
+        super().save_pretrained(os.fspath(save_directory), **options)
+        write_card_section(Path(save_directory), self)
 
 
 def _plans_of(allocation: Allocation, *, reads_input: bool) -> dict[str, SitePlan]:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, ModulesToSaveWrapper
 from peft.utils.integrations import init_empty_weights
 from peft.utils.other import get_pattern_key
 from torch import nn
 
-from sensitune.errors import AllocationMismatchError, ModelError
+from sensitune.errors import AdapterFileError, ArgumentError, ModelError
 from sensitune.sites import parent_reads_weight
+from sensitune.tuner._calls import CallWatch
+from sensitune.tuner._checks import check_plan, check_tensors, withdraw
+from sensitune.tuner._combine import CombinedSite, combine_copies, combine_layer
 from sensitune.tuner._config import SptConfig
 from sensitune.tuner._conv import SptConv
 from sensitune.tuner._layer import ROLES, ModuleOptions, SptLayer
-from sensitune.tuner._linear import SptLinear
+from sensitune.tuner._linear import SptLinear, refuse_mixed_batch
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._tensors import SptTensors, attach, detach, expose
 
@@ -33,6 +36,7 @@ class SptModel(BaseTuner):
     prefix = "spt_"
     tuner_layer_cls = SptLayer
     target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    _watch: CallWatch | None = None
 
     # -- putting in ---------------------------------------------------------------------------------------------------
 
@@ -58,13 +62,24 @@ class SptModel(BaseTuner):
             ModelError: If a module cannot be tuned as planned.
         """
         config = cast("SptConfig", self.peft_config[adapter_name])
-        _check_plan(model, config.plans)
-        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict=None)
-        # PEFT visits named modules only, so the root's own parameters (timm's class token) come last.
-        root = {site: plan for site, plan in config.plans.items() if not plan.module}
-        if root:
-            with init_empty_weights() if low_cpu_mem_usage else nullcontext():
-                self._tune_tensors(config, adapter_name, model, root, prefix="")
+        check_plan(model, config.plans)
+        config.trained_before = frozenset(
+            name for name, parameter in model.named_parameters() if parameter.requires_grad
+        )
+        config.base_description = config.base_description or _describe(model)
+        try:
+            super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict=None)
+            # PEFT visits named modules only, so the root's own parameters (timm's class token) come last.
+            root = {site: plan for site, plan in config.plans.items() if not plan.module}
+            if root:
+                with init_empty_weights() if low_cpu_mem_usage else nullcontext():
+                    self._tune_tensors(config, adapter_name, model, root, prefix="")
+        except Exception:
+            withdraw(model, adapter_name, config.trained_before)
+            raise
+        if config.check_calls:
+            self._watch = self._watch or CallWatch()
+            self._watch.arm(model)
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         if peft_config.site_plan is not None:
@@ -160,6 +175,88 @@ class SptModel(BaseTuner):
                 }
         return found
 
+    # -- loading and combining ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, torch.Tensor]
+    ) -> Any:
+        """Check an adapter's tensors before PEFT loads any of them; a refused adapter leaves the model as it was."""
+        try:
+            check_tensors(model, adapter_name, state_dict)
+        except AdapterFileError:
+            withdraw(model, adapter_name, config.trained_before)
+            raise
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "linear"
+    ) -> None:
+        """Add an adapter that is the weighted sum of others: ``ΔW = Σ_i w_i ΔW_i``, exactly.
+
+        Sparse sets unite, the ranks of LoRAs add up, whole deltas and the copies of ``modules_to_save`` are summed as
+        differences from the base. The new adapter is an ordinary one: it can be trained, saved and merged.
+
+        Args:
+            adapters: The adapters to combine.
+            weights: One weight for each; they need not sum to one.
+            adapter_name: Name of the new adapter.
+            combination_type: ``"linear"``, or its synonym ``"cat"`` (PEFT's LoRA knows both as different methods; the
+                sum is exact here).
+
+        Raises:
+            ArgumentError: If a name, the number of weights or the combination type is not valid.
+            MergeError: If one of the adapters has an Adapter module, which is not linear.
+        """
+        self._check_combination(adapters, weights, adapter_name, combination_type)
+        weight_of = dict(zip(adapters, weights, strict=True))
+        combined = {name: combine_layer(layer, weight_of) for name, layer in self._layers()}
+        sites = {f"{name}.{slot}".lstrip("."): site for name, found in combined.items() for slot, site in found.items()}
+        self.peft_config[adapter_name] = self._combined_config(adapters, sites)
+        self.inject_adapter(self.model, adapter_name)
+        self._cast_adapter_dtype(adapter_name)
+        roles = self.site_parameters(adapter_name)
+        with torch.no_grad():
+            for site, content in sites.items():
+                for role, value in content.values.items():
+                    roles[site][role].copy_(value)
+            for module in self.model.modules():
+                if isinstance(module, ModulesToSaveWrapper):
+                    combine_copies(module, weight_of, adapter_name)
+
+    def _check_combination(self, adapters: list[str], weights: list[float], name: str, combination_type: str) -> None:
+        unknown = [adapter for adapter in adapters if adapter not in self.peft_config]
+        if unknown or not adapters:
+            got = f"'{unknown[0]}'" if unknown else "none"
+            raise ArgumentError(f"`adapters` must be among: {', '.join(self.peft_config)}. Got {got}.")
+        if len(weights) != len(adapters) or len(set(adapters)) != len(adapters):
+            raise ArgumentError(
+                f"`weights` must have one weight for each of the {len(set(adapters))} different adapters. "
+                f"Got {len(weights)} for {len(adapters)}."
+            )
+        if name in self.peft_config:
+            raise ArgumentError(f"There is an adapter '{name}' already. Choose another `adapter_name`.")
+        if combination_type not in {"linear", "cat"}:
+            raise ArgumentError(f'`combination_type` must be "linear" or "cat". Got {combination_type!r}.')
+
+    def _combined_config(self, adapters: list[str], sites: dict[str, CombinedSite]) -> SptConfig:
+        configs = [cast("SptConfig", self.peft_config[adapter]) for adapter in adapters]
+        saved = sorted({name for config in configs for name in config.modules_to_save or ()})
+        return configs[0].with_plans(
+            {site: content.plan for site, content in sites.items()},
+            {site: content.indices for site, content in sites.items() if content.indices is not None},
+            modules_to_save=saved or None,
+            method="weighted",
+            trainable_params=sum(value.numel() for content in sites.values() for value in content.values.values()),
+            budget=None,
+        )
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT's place for what a forward needs; without it, PEFT would ignore a mixed batch's `adapter_names`."""
+        refuse_mixed_batch(kwargs)
+        yield
+
     # -- taking out ---------------------------------------------------------------------------------------------------
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
@@ -190,6 +287,8 @@ class SptModel(BaseTuner):
         layers = list(self._layers())
         if merge:
             self._check_mergeable(adapter_names, safe_merge=safe_merge)
+        if self._watch is not None:
+            self._watch.disarm()
         for _, layer in layers:
             layer.keep_originals = False  # the adapter is about to be gone, so nothing could be unmerged
             if isinstance(layer, SptTensors):
@@ -201,28 +300,11 @@ class SptModel(BaseTuner):
         )
 
 
-def _check_plan(model: nn.Module, plans: dict[str, SitePlan]) -> None:
-    """Refuse a plan that was made for another model, before anything is changed."""
-    for site, plan in plans.items():
-        module: nn.Module | None
-        try:
-            module = model.get_submodule(plan.module)
-        except AttributeError:
-            module = None
-        owner = module.get_base_layer() if isinstance(module, SptLayer) else module
-        parameter = None if owner is None else owner._parameters.get(plan.name)
-        if parameter is None:
-            raise AllocationMismatchError(
-                f"The allocation was made for another model: `{plan.parameter}` is not a parameter of "
-                f"{type(model).__name__}. Take the sensitivity of this model and allocate again."
-            )
-        fits = plan.rows is None or plan.rows[1] <= parameter.shape[-1 if plan.transposed else 0]
-        if not fits or tuple(plan.of(parameter).shape) != plan.shape:
-            raise AllocationMismatchError(
-                f"The allocation was made for another model: site `{site}` has shape {list(plan.shape)}, but "
-                f"`{plan.parameter}` of this {type(model).__name__} is {list(parameter.shape)}. "
-                "Take the sensitivity of this model and allocate again."
-            )
+def _describe(model: nn.Module) -> str:
+    """The model's class, and the checkpoint where timm recorded one."""
+    source: Any = getattr(model, "pretrained_cfg", None) or {}
+    known = [source[key] for key in ("architecture", "tag") if isinstance(source, dict) and source.get(key)]
+    return f"{type(model).__name__} ({'.'.join(known)})" if known else type(model).__name__
 
 
 def _default_plan(config: SptConfig, name: str, module: nn.Module) -> SitePlan:

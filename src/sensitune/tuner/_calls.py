@@ -1,0 +1,82 @@
+"""A tuned layer that the model never calls cannot learn: the first training forward finds it and says so.
+
+Some modules read the weight of a layer and never call the layer itself, so that what wraps it stays without effect and
+without a gradient. Two one-shot hooks on the model look out for that; after the first training forward they are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from sensitune.errors import ModelError
+from sensitune.tuner._layer import SptLayer
+from sensitune.tuner._tensors import SptTensors
+
+
+class CallWatch:
+    """Watches one training forward of a model and raises for every tuned layer that it did not call."""
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+        self._layer_handles: list[Any] = []
+        self._called: set[int] = set()
+
+    def arm(self, model: nn.Module) -> None:
+        """Watch the next training forward of `model`.
+
+        Args:
+            model: The model that holds the tuned layers; the hooks sit on it, since it is often called directly.
+        """
+        self.disarm()
+        self._handles = [model.register_forward_pre_hook(self._start), model.register_forward_hook(self._finish)]
+
+    def disarm(self) -> None:
+        """Take all hooks away."""
+        for handle in (*self._handles, *self._layer_handles):
+            handle.remove()
+        self._handles, self._layer_handles = [], []
+
+    def _start(self, model: nn.Module, args: Any) -> None:
+        if not model.training:
+            return
+        if any(_is_compiled(module) for module in model.modules()):
+            self.disarm()  # a compiled part does not run Python hooks that are added now
+            return
+        for handle in self._layer_handles:  # of a forward that failed half-way
+            handle.remove()
+        self._called = set()
+        self._layer_handles = [layer.register_forward_pre_hook(self._record) for _, layer in _trained_layers(model)]
+
+    def _record(self, layer: nn.Module, args: Any) -> None:
+        self._called.add(id(layer))
+
+    def _finish(self, model: nn.Module, args: Any, output: Any) -> None:
+        if not self._layer_handles:
+            return
+        self.disarm()
+        missed = [name for name, layer in _trained_layers(model) if id(layer) not in self._called]
+        if missed:
+            others = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
+            raise ModelError(
+                f"`{missed[0]}`{others} is tuned, but the first training forward never called it, so it cannot learn. "
+                f"Leave it out with `exclude` or `exclude_modules`, or tune it sparsely where {type(model).__name__} "
+                "reads the weight itself. For a model that skips layers at random, set `check_calls=False` in the "
+                "configuration."
+            )
+
+
+def _trained_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The wrapped layers with an applied adapter that trains; exposed tensors are read, not called."""
+    for name, module in model.named_modules():
+        if not isinstance(module, SptLayer) or isinstance(module, SptTensors) or not module.applied_adapters():
+            continue
+        containers = [getattr(module, container) for container in module.adapter_layer_names]
+        if any(parameter.requires_grad for container in containers for parameter in container.parameters()):
+            yield name, module
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")

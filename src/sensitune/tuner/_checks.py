@@ -1,0 +1,151 @@
+"""Refuse what does not fit the model: a plan for another one, or a file that is damaged; and take it out again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import nn
+
+from sensitune.errors import AdapterFileError, AllocationMismatchError
+from sensitune.tuner._layer import SptLayer
+from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._tensors import SptTensors, detach
+
+_PEFT_PREFIX = "base_model.model."
+
+
+def check_plan(model: nn.Module, plans: Mapping[str, SitePlan]) -> None:
+    """Refuse a plan that was made for another model, before anything is changed.
+
+    Args:
+        model: The model to tune.
+        plans: Site id -> plan.
+
+    Raises:
+        AllocationMismatchError: If a parameter is missing or has another shape.
+    """
+    for site, plan in plans.items():
+        module: nn.Module | None
+        try:
+            module = model.get_submodule(plan.module)
+        except AttributeError:
+            module = None
+        owner = module.get_base_layer() if isinstance(module, SptLayer) else module
+        parameter = None if owner is None else owner._parameters.get(plan.name)
+        if parameter is None:
+            raise AllocationMismatchError(
+                f"The allocation was made for another model: `{plan.parameter}` is not a parameter of "
+                f"{type(model).__name__}. Take the sensitivity of this model and allocate again."
+            )
+        fits = plan.rows is None or plan.rows[1] <= parameter.shape[-1 if plan.transposed else 0]
+        if not fits or tuple(plan.of(parameter).shape) != plan.shape:
+            raise AllocationMismatchError(
+                f"The allocation was made for another model: site `{site}` has shape {list(plan.shape)}, but "
+                f"`{plan.parameter}` of this {type(model).__name__} is {list(parameter.shape)}. "
+                "Take the sensitivity of this model and allocate again."
+            )
+
+
+def check_tensors(model: nn.Module, adapter: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse an adapter's tensors if one is missing, of another shape, unknown, or an index is wrong.
+
+    Args:
+        model: The model with the adapter's layers in place.
+        adapter: The adapter.
+        tensors: What its file holds, by name without the adapter's name.
+
+    Raises:
+        AdapterFileError: If the file is not the one that belongs to the configuration.
+    """
+    given = {name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in tensors.items() if ".spt_" in name}
+    for name, expected, plan in _expected(model, adapter):
+        tensor = given.pop(name.removeprefix(_PEFT_PREFIX), None)
+        if tensor is None:
+            raise AdapterFileError(
+                f"The adapter file is incomplete: it lacks `{name}`, which its configuration promises. "
+                "Save the adapter again, or restore the file."
+            )
+        if tensor.shape != expected.shape:
+            raise AdapterFileError(
+                f"The adapter file does not fit its configuration: `{name}` must be {list(expected.shape)}. "
+                f"Got {list(tensor.shape)}. Restore the file, or load it on the model it was made for."
+            )
+        if not expected.is_floating_point():
+            _check_indices(name, tensor, plan)
+    if given:
+        raise AdapterFileError(
+            f"The adapter file does not fit its configuration: it holds `{next(iter(given))}`, which the configuration "
+            "does not know. Restore the file or the configuration that was saved with it."
+        )
+
+
+def _expected(model: nn.Module, adapter: str) -> Iterator[tuple[str, torch.Tensor, SitePlan]]:
+    """``(name in the file, tensor in the model, plan)`` of everything an adapter saves."""
+    for name, layer in model.named_modules():
+        if not isinstance(layer, SptLayer) or adapter not in layer.plans:
+            continue
+        for container_name in (*layer.adapter_layer_names, "spt_indices"):
+            container: Any = getattr(layer, container_name)
+            if adapter not in container:
+                continue
+            held = {**dict(container[adapter].named_parameters()), **dict(container[adapter].named_buffers())}
+            for slot, tensor in held.items():
+                yield f"{name}.{container_name}.{slot}".lstrip("."), tensor, layer.plans[adapter][slot]
+
+
+def _check_indices(name: str, indices: torch.Tensor, plan: SitePlan) -> None:
+    wide = indices.long()
+    outside = wide[(wide < 0) | (wide >= plan.numel)]
+    if outside.numel():
+        raise AdapterFileError(
+            f"The adapter file is damaged: `{name}` holds the index {int(outside[0])}, outside the site's "
+            f"{plan.numel} scalars. Restore the file."
+        )
+    if wide.unique().numel() != wide.numel():
+        raise AdapterFileError(f"The adapter file is damaged: `{name}` holds an index twice. Restore the file.")
+
+
+def withdraw(model: nn.Module, adapter: str, trained_before: frozenset[str]) -> None:
+    """Take an adapter that cannot be used out again, so that the model is as it was before.
+
+    Args:
+        model: The model the adapter's layers were put into, with or without PEFT's wrapper around it.
+        adapter: The adapter.
+        trained_before: Names of the parameters that required a gradient before.
+    """
+    inner: Any = getattr(getattr(model, "base_model", None), "model", model) if hasattr(model, "peft_type") else model
+    for name, module in list(inner.named_modules()):
+        if isinstance(module, SptLayer) and adapter in module.plans:
+            _withdraw_layer(inner, name, module, adapter)
+        elif isinstance(module, AuxiliaryTrainingWrapper) and adapter in getattr(module, "modules_to_save", {}):
+            _withdraw_copy(inner, name, module, adapter)
+    for name, parameter in inner.named_parameters():
+        parameter.requires_grad_(name in trained_before)
+    configs = getattr(model, "peft_config", {})
+    configs.pop(adapter, None)
+    if not configs and "peft_config" in vars(inner):
+        del inner.peft_config
+
+
+def _withdraw_layer(model: nn.Module, name: str, layer: SptLayer, adapter: str) -> None:
+    if set(layer.plans) != {adapter}:
+        layer.delete_adapter(adapter)
+    elif isinstance(layer, SptTensors):
+        detach(layer.get_base_layer())
+    else:
+        _replace(model, name, layer.get_base_layer())
+
+
+def _withdraw_copy(model: nn.Module, name: str, wrapper: Any, adapter: str) -> None:
+    if set(wrapper.modules_to_save) != {adapter}:
+        del wrapper.modules_to_save[adapter]
+    else:
+        _replace(model, name, wrapper.original_module)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, module)
