@@ -2,10 +2,11 @@
 
     BackboneSpec(name, checkpoint, image_size, ...) ──load_backbone──▶ Backbone(model, mean, std, weights_hash, ...)
 
-The name is one of timm's, with its tag if it matters, or ``"dinov2_vit_s14_focus"``, whose weights come out of an
-installed package. A local file may be safetensors, a NumPy archive or a PyTorch pickle of plain tensors: files are read
-without ever running code in them, and every backbone tensor must come from the file with its own shape. What a file
-holds beyond that (its old head, parts of a pretraining task) is left out and listed in `Backbone.dropped`.
+The name is a short one of the paper's backbones (`PUBLISHED_BACKBONES`: ``"vit_b16_in21k"``, ``"swin_b_in22k"``, ...),
+one of timm's, with its tag if it matters, or ``"dinov2_vit_s14_focus"``, whose weights come out of an installed
+package. A local file may be safetensors, a NumPy archive or a PyTorch pickle of plain tensors: files are read without
+ever running code in them, and every backbone tensor must come from the file with its own shape. What a file holds
+beyond that (its old head, parts of a pretraining task) is left out and listed in `Backbone.dropped`.
 
 The head is new: weights from a normal distribution of standard deviation 0.02, truncated, and zero biases. A zero head
 would make every gradient of the backbone zero, and with them the sensitivity (He et al., ICCV 2023, section 4.1).
@@ -21,13 +22,16 @@ Example:
 from sensitune.backbones._focus import FOCUS_NAME
 from sensitune.backbones._hash import weights_hash
 from sensitune.backbones._load import load_backbone
+from sensitune.backbones._published import PUBLISHED_BACKBONES, PublishedBackbone
 from sensitune.backbones._saved import read_checkpoint_metadata, save_checkpoint
 from sensitune.backbones._types import Backbone, BackboneSpec
 
 __all__ = [
     "FOCUS_NAME",
+    "PUBLISHED_BACKBONES",
     "Backbone",
     "BackboneSpec",
+    "PublishedBackbone",
     "load_backbone",
     "read_checkpoint_metadata",
     "save_checkpoint",

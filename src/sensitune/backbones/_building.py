@@ -13,6 +13,7 @@ import torch
 from timm.layers.drop import DropPath
 from torch import nn
 
+from sensitune.backbones._published import PUBLISHED_BACKBONES
 from sensitune.errors import CheckpointError, ModelError
 from sensitune.sites import outline_model
 
@@ -97,7 +98,7 @@ def _seeded(seed: int) -> Iterator[None]:
 def _check_name(name: str) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.models.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        close = difflib.get_close_matches(architecture, [*PUBLISHED_BACKBONES, *timm.list_models()], n=3)
         hint = f"Close names: {', '.join(close)}." if close else "`timm.list_models()` lists them."
         raise ModelError(f"{name!r} is not a timm model. {hint}")
     tags = timm.list_models(f"{architecture}.*", pretrained=True)

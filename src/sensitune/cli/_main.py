@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "test the trained adapter of a run once more, from its files",
     "predict": "classes of image files as CSV, from an adapter folder",
     "merge": "fold an adapter into its backbone: one plain checkpoint",
+    "backbones": "the published backbones by short name, with licences and addresses",
     "sites": "what of a model can be tuned, and what stays frozen and why",
 }
 
