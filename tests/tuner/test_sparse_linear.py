@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from sensitune.tuner._fused import LowRank, fused_linear
 from sensitune.tuner._pattern import SparsePattern
@@ -193,3 +195,58 @@ def test_slices_are_added_in_place_and_their_gradients_are_the_slices(leading: t
     ours = torch.autograd.grad(y, [x, first, second], upstream)
     theirs = torch.autograd.grad(expected, [x, first, second], upstream)
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("made_by", ["gelu", "tanh gelu", "norm", "plain norm"])
+@pytest.mark.parametrize("with_low_rank", [False, True])
+def test_inputs_that_are_computed_again_give_the_dense_gradients(made_by: str, with_low_rank: bool) -> None:
+    make = {
+        "gelu": F.gelu,
+        "tanh gelu": lambda u: F.gelu(u, approximate="tanh"),
+        "norm": nn.LayerNorm(16, dtype=torch.float64),
+        "plain norm": nn.LayerNorm(16, elementwise_affine=False),
+    }[made_by]
+    inner = torch.randn(3, 5, 16, dtype=torch.float64, requires_grad=True)
+    values = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    down, up = torch.randn(2, 16, dtype=torch.float64), torch.randn(8, 2, dtype=torch.float64)
+    leaves = [inner, values, *([down.requires_grad_(), up.requires_grad_()] if with_low_rank else [])]
+    rows, columns = torch.tensor([0, 1, 5, 7]), torch.tensor([3, 3, 4, 9])
+    weight, upstream = torch.randn(8, 16, dtype=torch.float64), torch.randn(3, 5, 8, dtype=torch.float64)
+    pattern = SparsePattern.build(rows, columns, (8, 16))
+    low_rank = LowRank((0,), (down,), (up,)) if with_low_rank else None
+    ours = fused_linear(make(inner), weight, None, pattern=pattern, values=values, low_rank=low_rank)
+    changed = weight.index_put((rows, columns), values, accumulate=True) + (up @ down if with_low_rank else 0.0)
+    dense = F.linear(make(inner), changed)
+    torch.testing.assert_close(ours, dense)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, leaves, upstream), torch.autograd.grad(dense, leaves, upstream)
+    )
+
+
+def test_an_input_made_by_a_norm_or_a_gelu_is_not_kept_at_all() -> None:
+    pattern = SparsePattern.build(torch.arange(4), torch.tensor([7, 7, 9, 11]), (50, 100))
+    weight, values = torch.randn(50, 100), torch.randn(4, requires_grad=True)
+    for make in (F.gelu, nn.LayerNorm(100)):
+        inner = torch.randn(640, 100, requires_grad=True)
+        made = make(inner)
+        own = {inner.data_ptr(), weight.data_ptr(), values.data_ptr()}
+        own |= {
+            tensor.data_ptr()
+            for name in dir(made.grad_fn)
+            if isinstance(tensor := getattr(made.grad_fn, name), torch.Tensor)
+        }
+        y = fused_linear(made, weight, None, pattern=pattern, values=values)
+        assert all(tensor is None or tensor.data_ptr() in own for tensor in y.grad_fn.saved_tensors)
+
+
+def test_a_checkpointed_layer_keeps_its_columns_itself_and_gives_the_same_gradients() -> None:
+    pattern = SparsePattern.build(torch.arange(4), torch.tensor([7, 7, 9, 11]), (50, 100))
+    weight, values = torch.randn(50, 100), torch.randn(4, requires_grad=True)
+    inner = torch.randn(64, 100, requires_grad=True)
+
+    def layer(u: torch.Tensor) -> torch.Tensor:
+        return fused_linear(F.gelu(u), weight, None, pattern=pattern, values=values)
+
+    plain = torch.autograd.grad(layer(inner).square().sum(), [inner, values])
+    again = torch.autograd.grad(checkpoint(layer, inner, use_reentrant=False).square().sum(), [inner, values])
+    torch.testing.assert_close(again, plain)

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from sensitune.tuner._pattern import SparsePattern
+from sensitune.tuner._source import Source, source_of
 
 _WRITING = threading.Lock()
 
@@ -72,9 +73,18 @@ def fused_linear(
     factors = () if low_rank is None else (*low_rank.downs, *low_rank.ups)
     scale = None if low_rank is None else low_rank.scale
     starts = () if low_rank is None else low_rank.starts
-    recipe = _Recipe(pattern, transposed, starts, torch.is_grad_enabled())
+    recorded = torch.is_grad_enabled()
+    recipe = _Recipe(pattern, transposed, starts, recorded, _useful_source(x, bool(factors)) if recorded else None)
     result: torch.Tensor = _FusedLinear.apply(recipe, x, weight, bias, values, scale, *factors)
     return result
+
+
+def _useful_source(x: torch.Tensor, whole: bool) -> Source | None:
+    """Where the input comes from, if computing it again is cheaper than keeping it."""
+    # Single columns always are. For the whole input, which low-rank gradients need, a norm costs one cheap pass; a GELU
+    # would add some 3 % to the layer's step.
+    source = source_of(x)
+    return None if source is not None and whole and source.kind == "gelu" else source
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +93,7 @@ class _Recipe:
     transposed: bool
     starts: tuple[int, ...]
     recorded: bool
+    source: Source | None
 
     def matrix(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight as ``[out, in]``."""
@@ -128,17 +139,19 @@ class _FusedLinear(torch.autograd.Function):
                 part.addmm_(piece, up.t())
         if recipe.recorded:
             # The low-rank gradients need all of x, kept by reference; columns are copied only where nothing else does.
-            kept = flat_x if downs else None
-            if kept is None and recipe.pattern is not None and ctx.needs_input_grad[4]:
+            kept = flat_x if downs and recipe.source is None else None
+            if not downs and recipe.source is None and recipe.pattern is not None and ctx.needs_input_grad[4]:
                 kept = recipe.pattern.keep(flat_x)
-            ctx.save_for_backward(kept, weight, values, scale, hidden, *factors)
-            ctx.recipe, ctx.shape = recipe, x.shape
+            source = () if recipe.source is None else recipe.source.tensors
+            ctx.save_for_backward(kept, weight, values, scale, hidden, *factors, *source)
+            ctx.recipe, ctx.shape, ctx.num_factors = recipe, x.shape, len(factors)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept, weight, values, scale, hidden, *factors = ctx.saved_tensors
+        kept, weight, values, scale, hidden, *others = ctx.saved_tensors
+        factors, source = others[: ctx.num_factors], tuple(others[ctx.num_factors :])
         recipe: _Recipe = ctx.recipe
         _, needs_x, _, needs_bias, needs_values, _, *needs_factors = ctx.needs_input_grad
         flat = grad.reshape(-1, grad.shape[-1])
@@ -146,8 +159,10 @@ class _FusedLinear(torch.autograd.Function):
         if needs_x:
             with recipe.corrected(weight, values) as matrix:
                 grad_x = flat @ matrix
+        if kept is None and factors and recipe.source is not None:
+            kept = recipe.source.columns(source, None)
         if needs_values and recipe.pattern is not None:
-            grad_values = recipe.pattern.gradient(flat, recipe.pattern.keep(kept) if factors else kept)
+            grad_values = recipe.pattern.gradient(flat, _columns(recipe, kept, source, whole=bool(factors)))
         grad_factors: list[torch.Tensor | None] = [None] * len(factors)
         if factors:
             half = len(factors) // 2
@@ -167,6 +182,17 @@ class _FusedLinear(torch.autograd.Function):
         grad_x = None if grad_x is None else grad_x.view(ctx.shape)
         grad_bias = flat.sum(0) if needs_bias else None
         return None, grad_x, None, grad_bias, grad_values, None, *grad_factors
+
+
+def _columns(
+    recipe: _Recipe, kept: torch.Tensor | None, source: tuple[torch.Tensor | None, ...], *, whole: bool
+) -> torch.Tensor:
+    """The input columns that the pattern's gradient needs, from what was kept."""
+    assert recipe.pattern is not None
+    if kept is None:
+        assert recipe.source is not None
+        return recipe.source.columns(source, recipe.pattern.used_columns)
+    return recipe.pattern.keep(kept) if whole else kept
 
 
 def _stacked(downs: Any) -> torch.Tensor:
