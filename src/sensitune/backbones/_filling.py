@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import zipfile
@@ -9,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import timm
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
 
 from sensitune.backbones._hash import backbone_tensors, is_within
@@ -21,6 +24,7 @@ from sensitune.sites import outline_model
 Tensors: TypeAlias = dict[str, torch.Tensor]
 # What masked-image pretraining leaves in its checkpoints beside the encoder.
 _PRETRAINING_LEFTOVERS = re.compile(r"mask_token$|decoder_")
+_NPZ_POSITIONS = "posembed_input/pos_embedding"
 _NPZ_HEAD = re.compile(r"(.*/)?(head|pre_logits)/")
 _NAMES_SHOWN = 3
 
@@ -112,9 +116,22 @@ def fill_from_npz(model: nn.Module, path: Path, *, architecture: str) -> tuple[s
             raise CheckpointError(said) from error
         except (KeyError, RuntimeError, AttributeError) as error:
             raise CheckpointError(_misfit(path, architecture, error)) from error
+    _resize_npz_positions(model, names, path)
     if empty := [name for name, tensor in backbone_tensors(model).items() if tensor.isnan().any()]:
         raise CheckpointError(f"`checkpoint` {path} does not fit {architecture}: {_count(empty, 'missing')}.")
     return tuple(name for name in names if _NPZ_HEAD.match(name))
+
+
+def _resize_npz_positions(model: nn.Module, names: list[str], path: Path) -> None:
+    """timm resizes these bilinearly; the same weights from the hub, and every other file, are resized bicubically."""
+    name = next((name for name in names if name.endswith(_NPZ_POSITIONS)), None)
+    own = model.state_dict().get("pos_embed")
+    if name is None or own is None:
+        return
+    positions = torch.from_numpy(np.load(path)[name])
+    if positions.shape != own.shape:
+        grid: Any = model.get_submodule("patch_embed").grid_size
+        own.copy_(resample_abs_pos_embed(positions, list(grid), num_prefix_tokens=own.shape[1] - math.prod(grid)))
 
 
 def _npz_names(path: Path) -> list[str]:
