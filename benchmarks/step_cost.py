@@ -75,23 +75,39 @@ def supertuning(model: nn.Module, allocation: Allocation) -> nn.Module:
 
 
 def kept_for_backward(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
-    """Bytes that autograd keeps for backward, each storage once, parameters not counted."""
-    pointers = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    storages: dict[int, int] = {}
+    """Bytes that autograd keeps for backward, each storage once, parameters not counted.
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        parts = [tensor._indices(), tensor._values()] if tensor.is_sparse else [tensor]  # SHiRA saves sparse tensors
-        for storage in (part.untyped_storage() for part in parts):
-            if storage.data_ptr() not in pointers:
-                storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    Read off the graph itself: hooks on what is saved would change what is saved (SPT keeps nothing it can compute again
+    from its neighbours, and leaves that off under hooks).
 
+    Returns:
+        The sum over distinct storages.
+    """
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = F.cross_entropy(model(images), labels)
-    kept = sum(storages.values())
-    del loss
-    return kept
+    loss = F.cross_entropy(model(images), labels)
+    storages: dict[int, int] = {}
+    waiting, seen = [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting.extend(parent for parent, _ in node.next_functions)
+        for tensor in saved_by(node):
+            parts = [tensor._indices(), tensor._values()] if tensor.is_sparse else [tensor]  # SHiRA saves sparse ones
+            for storage in (part.untyped_storage() for part in parts):
+                if storage.data_ptr() not in parameters:
+                    storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def saved_by(node: torch.autograd.graph.Node) -> list[torch.Tensor]:
+    """The tensors that one node of the graph keeps."""
+    found = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+    found += list(getattr(node, "saved_tensors", ()))
+    nested = [item for value in found for item in (value if isinstance(value, (tuple, list)) else (value,))]
+    return [item for item in nested if isinstance(item, torch.Tensor)]
 
 
 Clock: TypeAlias = Callable[[], float]
