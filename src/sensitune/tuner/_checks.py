@@ -9,7 +9,7 @@ import torch
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
-from sensitune.errors import AdapterFileError, AllocationMismatchError
+from sensitune.errors import AdapterFileError, AllocationMismatchError, ModelError
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._tensors import SptTensors, detach
@@ -26,8 +26,15 @@ def check_plan(model: nn.Module, plans: Mapping[str, SitePlan]) -> None:
 
     Raises:
         AllocationMismatchError: If a parameter is missing or has another shape.
+        ModelError: If a parameter is tied to one of another module, which would not see the tuned values.
     """
+    tied = _tied(model) if plans else {}
     for site, plan in plans.items():
+        if plan.parameter in tied:
+            raise ModelError(
+                f"`{plan.parameter}` is tied to `{tied[plan.parameter]}`, which would keep the base's values until a "
+                "merge changed both. Leave it frozen, or untie the two."
+            )
         module: nn.Module | None
         try:
             module = model.get_submodule(plan.module)
@@ -47,6 +54,19 @@ def check_plan(model: nn.Module, plans: Mapping[str, SitePlan]) -> None:
                 f"`{plan.parameter}` of this {type(model).__name__} is {list(parameter.shape)}. "
                 "Take the sensitivity of this model and allocate again."
             )
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Parameters that another module holds too: name -> the other's name."""
+    owners: dict[int, tuple[nn.Module, str]] = {}
+    tied: dict[str, str] = {}
+    for prefix, module in model.named_modules():
+        for own, parameter in module._parameters.items():
+            name = f"{prefix}.{own}".lstrip(".")
+            first, first_name = owners.setdefault(id(parameter), (module, name))
+            if parameter is not None and first is not module:
+                tied |= {name: first_name, first_name: name}
+    return tied
 
 
 def check_tensors(model: nn.Module, adapter: str, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -1,0 +1,224 @@
+"""An adapter folder is complete, small and portable; a damaged or foreign one is refused and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from sensitune.allocation import Allocation, allocate
+from sensitune.errors import AdapterFileError, AllocationMismatchError
+from sensitune.sensitivity import estimate_sensitivity
+from sensitune.tuner import SptConfig
+
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(4)
+Tensors = dict[str, torch.Tensor]
+
+
+def vit(width: int = 12, depth: int = 2, dtype: torch.dtype = torch.float32) -> VisionTransformer:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = VisionTransformer(
+            img_size=16, patch_size=8, embed_dim=width, depth=depth, num_heads=2, num_classes=5, init_values=0.5
+        )
+        return model.to(dtype).eval()
+
+
+def vit_allocation(width: int = 12, depth: int = 2, **options: Any) -> Allocation:
+    sensitivity = estimate_sensitivity(vit(width, depth), [(IMAGES, LABELS)], num_batches=1)
+    return allocate(sensitivity, structured="lora", **(options or {"tau": 300, "rank": 2}))
+
+
+def tuned_vit(**options: object) -> PeftModel:
+    return get_peft_model(vit(), SptConfig.from_allocation(vit_allocation(), init_weights=False, **options)).eval()
+
+
+def everything(model: nn.Module) -> dict[str, object]:
+    """All that loading could change, as values."""
+    return {
+        "tensors": {name: value.clone() for name, value in model.state_dict().items()},
+        "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
+        "modes": [(name, type(module), module.training) for name, module in model.named_modules()],
+        "adapters": list(getattr(model, "peft_config", ())),
+        "active": getattr(model, "active_adapter", None),
+    }
+
+
+def assert_same(before: dict[str, object], after: dict[str, object]) -> None:
+    first, second = before.pop("tensors"), after.pop("tensors")
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert before == after
+
+
+# -- what is in the file ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [1.0, 10.0])
+def test_a_file_holds_eight_bytes_per_sparse_value_and_four_per_other_plus_five_percent(
+    tmp_path: Path, alpha: float
+) -> None:
+    allocation = vit_allocation(256, 4, budget=150_000, alpha=alpha)
+    get_peft_model(vit(256, 4), SptConfig.from_allocation(allocation)).save_pretrained(tmp_path)
+    others = allocation.trainable_params - allocation.sparse_params + allocation.head_params
+    file = tmp_path / "adapter_model.safetensors"
+    bound = 8 * allocation.sparse_params + 4 * others
+    assert sum(tensor.numel() * tensor.element_size() for tensor in load_file(file).values()) == bound
+    assert file.stat().st_size <= 1.05 * bound
+    assert allocation.sparse_params > 1000
+    assert allocation.structured
+
+
+def test_indices_are_stored_as_integers_of_four_bytes(tmp_path: Path) -> None:
+    tuned_vit().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    indices = {tensor.dtype for name, tensor in tensors.items() if "spt_indices" in name}
+    assert indices == {torch.int32}
+
+
+# -- other places -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+def test_an_adapter_loads_on_a_base_of_another_dtype(
+    tmp_path: Path, dtype: torch.dtype, low_cpu_mem_usage: bool
+) -> None:
+    # PEFT's low-memory loading leaves the copies of `modules_to_save` in the file's dtype, for every method.
+    tuned = tuned_vit(**({"modules_to_save": None} if low_cpu_mem_usage else {}))
+    tuned.save_pretrained(tmp_path)
+    base = vit(dtype=dtype)
+    loaded = PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=low_cpu_mem_usage).eval()
+    tolerance = 1e-5 if dtype == torch.float64 else 0.1
+    output = loaded(IMAGES.to(dtype))
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.float(), tuned(IMAGES), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+def test_an_adapter_loads_on_another_device(tmp_path: Path) -> None:
+    tuned = tuned_vit()
+    tuned.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(vit().cuda(), tmp_path).eval()
+    assert {tensor.device.type for tensor in loaded.state_dict().values()} == {"cuda"}
+    torch.testing.assert_close(loaded(IMAGES.cuda()).cpu(), tuned(IMAGES), rtol=1e-4, atol=1e-4)
+    back = loaded.cpu()
+    torch.testing.assert_close(back(IMAGES), tuned(IMAGES), rtol=1e-5, atol=1e-5)
+    loaded.cuda().merge_adapter()
+    loaded.unmerge_adapter()
+    assert all(
+        torch.equal(value.cpu(), vit().state_dict()[name]) for name, value in loaded.unload().state_dict().items()
+    )
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+def first(tensors: Tensors, part: str) -> str:
+    return next(name for name in tensors if part in name)
+
+
+def drop(tensors: Tensors) -> None:
+    del tensors[first(tensors, "spt_up")]
+
+
+def drop_indices(tensors: Tensors) -> None:
+    del tensors[first(tensors, "spt_indices")]
+
+
+def shorten(tensors: Tensors) -> None:
+    name = first(tensors, "spt_sparse")
+    tensors[name] = tensors[name][:-1].clone()
+
+
+def leave_range(tensors: Tensors) -> None:
+    tensors[first(tensors, "spt_indices")][-1] = 1_000_000
+
+
+def go_below_zero(tensors: Tensors) -> None:
+    tensors[first(tensors, "spt_indices")][0] = -1
+
+
+def repeat(tensors: Tensors) -> None:
+    name = next(name for name, tensor in tensors.items() if "spt_indices" in name and tensor.numel() > 1)
+    tensors[name][1] = tensors[name][0]
+
+
+def add_unknown(tensors: Tensors) -> None:
+    tensors["base_model.model.blocks.7.mlp.fc1.spt_down.weight"] = torch.zeros(2, 12)
+
+
+DAMAGE: dict[str, tuple[Callable[[Tensors], None], str]] = {
+    "a missing tensor": (drop, "is incomplete: it lacks `base_model.*spt_up"),
+    "missing indices": (drop_indices, "is incomplete: it lacks `base_model.*spt_indices"),
+    "a wrong shape": (shorten, r"`base_model.*spt_sparse.*` must be \[\d+\]. Got \[\d+\]"),
+    "an index out of range": (leave_range, "holds the index 1000000, outside the site's"),
+    "a negative index": (go_below_zero, "holds the index -1, outside the site's"),
+    "an index twice": (repeat, "holds an index twice"),
+    "an unknown tensor": (add_unknown, "which the configuration does not know"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_refused_and_the_base_is_left_as_it_was(tmp_path: Path, damage: str) -> None:
+    break_it, match = DAMAGE[damage]
+    tuned_vit().save_pretrained(tmp_path)
+    rewrite(tmp_path, break_it)
+    base = vit()
+    before = everything(base)
+    with pytest.raises(AdapterFileError, match=match):
+        PeftModel.from_pretrained(base, tmp_path)
+    assert_same(before, everything(base))
+    assert not hasattr(base, "peft_config")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_second_adapter_is_refused_and_the_first_is_left_as_it_was(tmp_path: Path, damage: str) -> None:
+    break_it, match = DAMAGE[damage]
+    tuned_vit().save_pretrained(tmp_path)
+    rewrite(tmp_path, break_it)
+    model = tuned_vit()
+    before, output = everything(model), model(IMAGES)
+    with pytest.raises(AdapterFileError, match=match):
+        model.load_adapter(tmp_path, "second")
+    assert_same(before, everything(model))
+    assert torch.equal(model(IMAGES), output)
+
+
+def rewrite(folder: Path, change: Callable[[Tensors], None]) -> None:
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+def test_another_base_is_refused_by_name_or_shape_and_left_as_it_was(tmp_path: Path, low_cpu_mem_usage: bool) -> None:
+    tuned_vit().save_pretrained(tmp_path)
+    for base, match in ((vit(16), r"has shape \[.*12\], but"), (vit(depth=1), "`blocks.1.* is not a parameter of")):
+        before = everything(base)
+        with pytest.raises(AllocationMismatchError, match=match):
+            PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
+        assert_same(before, everything(base))
+
+
+def test_a_configuration_that_does_not_belong_to_the_file_is_refused(tmp_path: Path) -> None:
+    tuned_vit().save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    site = next(name for name, plan in config["site_plan"].items() if plan["form"] == "sparse")
+    config["site_plan"][site]["size"] += 1
+    path.write_text(json.dumps(config))
+    with pytest.raises(AdapterFileError, match="does not fit its configuration"):
+        PeftModel.from_pretrained(vit(), tmp_path)

@@ -1,0 +1,290 @@
+"""From sensitivity to merge on every family of models: each step exact in float64 against plain torch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from peft import PeftModel, get_peft_model
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from sensitune.allocation import Allocation, allocate
+from sensitune.errors import ModelError
+from sensitune.sensitivity import estimate_sensitivity
+from sensitune.sites import outline_model
+from sensitune.tuner import SptConfig
+
+# PEFT 0.21.2 asks transformers 5 for a property that it renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+LANGUAGE = SIZES | {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+GPT2 = {
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "vocab_size": 50,
+    "n_positions": 16,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+T5 = {"d_model": 16, "num_layers": 2, "num_heads": 2, "d_kv": 8, "d_ff": 24, "vocab_size": 50}
+SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "num_classes": 5}
+BEIT = {"img_size": 16, "patch_size": 8, "depth": 2, "embed_dim": 16, "num_heads": 2, "num_classes": 5}
+
+
+class Encoder(nn.Module):
+    """torch's own encoder layer, whose attention reads its projections' weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(12, 2, 16, 0.0, batch_first=True) for _ in range(2))
+        self.head = nn.Linear(12, 5)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x.mean(1))
+
+
+def timm_model(name: str, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: timm.create_model(name, **options)
+
+
+# Family -> (how to build it, what it eats, the operations of its matrices, operations that are sparse only)
+FAMILIES: dict[str, tuple[Callable[[], nn.Module], str, set[str], set[str]]] = {
+    "timm vit": (
+        lambda: VisionTransformer(img_size=16, patch_size=8, embed_dim=12, depth=2, num_heads=2, num_classes=5),
+        "image", {"q", "k", "v", "proj", "fc1", "fc2"}, set(),
+    ),
+    "transformers vit": (
+        lambda: ViTForImageClassification(ViTConfig(**SIZES, image_size=16, patch_size=8, num_labels=5)),
+        "pixels", {"q", "k", "v", "proj", "fc1", "fc2"}, set(),
+    ),
+    "bert": (
+        lambda: BertForSequenceClassification(BertConfig(**SIZES, vocab_size=50, num_labels=5)),
+        "text", {"q", "k", "v", "proj", "fc1", "fc2", "dense"}, set(),
+    ),
+    "gpt2": (lambda: GPT2LMHeadModel(GPT2Config(**GPT2)), "language", {"q", "k", "v", "proj", "fc1", "fc2"}, set()),
+    "llama": (
+        lambda: LlamaForCausalLM(LlamaConfig(**LANGUAGE, num_key_value_heads=2)),
+        "language", {"q", "k", "v", "proj", "gate", "up", "down"}, set(),
+    ),
+    "qwen2": (
+        lambda: Qwen2ForCausalLM(Qwen2Config(**LANGUAGE, num_key_value_heads=2, tie_word_embeddings=True)),
+        "language", {"q", "k", "v", "proj", "gate", "up", "down"}, set(),
+    ),
+    "phi3": (
+        lambda: Phi3ForCausalLM(Phi3Config(**LANGUAGE, num_key_value_heads=2)),
+        "language", {"q", "k", "v", "proj", "gate", "up", "down"}, set(),
+    ),
+    "t5": (
+        lambda: T5ForConditionalGeneration(T5Config(**T5, decoder_start_token_id=0)),
+        "language", {"q", "k", "v", "proj", "fc1", "fc2"}, set(),
+    ),
+    "timm beit": (timm_model("beit_base_patch16_224", **BEIT), "image", {"proj", "fc1", "fc2"}, {"q", "k", "v"}),
+    "timm eva": (timm_model("eva02_tiny_patch14_224", **BEIT), "image", {"proj", "fc2"}, set()),
+    "timm eva, fused": (timm_model("eva_giant_patch14_224", **BEIT), "image", {"proj", "fc1", "fc2"}, {"q", "k", "v"}),
+    "timm swin v2": (
+        timm_model("swinv2_tiny_window8_256", **SWIN), "wide image", {"proj", "fc1", "fc2"}, {"q", "k", "v"},
+    ),
+    "torch encoder": (Encoder, "vectors", {"fc1", "fc2"}, {"q", "k", "v", "proj"}),
+}  # fmt: skip
+
+
+def batch_for(kind: str) -> Any:
+    """Four examples of what a family eats, in float64, with labels."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4)
+    tokens = torch.randint(3, 50, (4, 7), generator=generator)
+    size = 32 if kind == "wide image" else 16
+    images = torch.randn(4, 3, size, size, generator=generator, dtype=torch.float64)
+    batches: dict[str, Any] = {
+        "image": (images, labels),
+        "wide image": (images, labels),
+        "vectors": (torch.randn(4, 6, 12, generator=generator, dtype=torch.float64), labels),
+        "pixels": {"pixel_values": images, "labels": labels},
+        "text": {"input_ids": tokens, "labels": labels},
+        "language": {"input_ids": tokens, "labels": tokens},
+    }
+    return batches[kind]
+
+
+def build(family: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = FAMILIES[family][0]().double().eval()
+        for parameter in model.parameters():  # nothing may hide behind a zero, a one or a tiny weight
+            parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def loss_of(model: nn.Module, batch: Any) -> torch.Tensor:
+    if isinstance(batch, dict):
+        return model(**batch).loss
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def allocation_for(family: str, tau: int = 400) -> Allocation:
+    sensitivity = estimate_sensitivity(build(family), [batch_for(FAMILIES[family][1])], num_batches=1)
+    return allocate(sensitivity, tau=tau, structured="lora", rank=2, alpha=30.0, beta=5.0)
+
+
+def tuned(family: str, allocation: Allocation) -> PeftModel:
+    """A tuned model whose every value is random."""
+    config = SptConfig.from_allocation(allocation, init_weights=False)
+    return get_peft_model(build(family), config).double().eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_projection_is_a_site_of_its_own(family: str) -> None:
+    _, _, matrices, sparse_only = FAMILIES[family]
+    sites = outline_model(build(family)).sites
+    assert {site.operation for site in sites if site.kind == "matrix"} >= matrices
+    assert {site.operation for site in sites if site.kind == "tensor"} >= sparse_only
+    assert not sparse_only & {site.operation for site in sites if site.kind == "matrix"}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "phi3"])
+def test_grouped_query_attention_has_smaller_keys_and_values(family: str) -> None:
+    shapes = {site.operation: site.shape for site in outline_model(build(family)).sites if site.kind == "matrix"}
+    assert (shapes["q"], shapes["k"], shapes["v"]) == ((16, 16), (8, 16), (8, 16))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_from_sensitivity_to_merge_everything_is_exact(family: str) -> None:
+    batch = batch_for(FAMILIES[family][1])
+    allocation = allocation_for(family)
+    model = tuned(family, allocation)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == allocation.trainable_params + allocation.head_params
+    loss = loss_of(model, batch)
+    loss.backward()
+    merged = copy.deepcopy(model).merge_and_unload().requires_grad_(True)
+    reference = loss_of(merged, batch)
+    reference.backward()
+    torch.testing.assert_close(loss, reference)
+    compare_gradients(model, merged, allocation)
+
+
+def compare_gradients(model: PeftModel, merged: nn.Module, allocation: Allocation) -> None:
+    """Every trained value's gradient equals what the chain rule makes of the merged model's dense gradient."""
+    sites = {site.id: site for site in allocation.outline.sites}
+    for site_id, roles in model.base_model.site_parameters().items():
+        if site_id not in sites:
+            torch.testing.assert_close(roles["whole"].grad, merged.get_parameter(site_id).grad, msg=site_id)
+            continue
+        dense = sites[site_id].of(merged.get_parameter(sites[site_id].parameter).grad)
+        if "whole" in roles:
+            torch.testing.assert_close(roles["whole"].grad, dense, msg=site_id)
+        elif "sparse" in roles:
+            expected = dense.flatten()[allocation.sparse[site_id]]
+            torch.testing.assert_close(roles["sparse"].grad, expected, msg=site_id)
+        else:
+            oriented = dense.T if sites[site_id].transposed else dense
+            oriented = oriented.flatten(1)
+            torch.testing.assert_close(roles["up"].grad, oriented @ roles["down"].flatten(1).T, msg=site_id)
+            torch.testing.assert_close(roles["down"].grad.flatten(1), roles["up"].T @ oriented, msg=site_id)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_module_trains_where_a_lora_would(family: str) -> None:
+    batch = batch_for(FAMILIES[family][1])
+    sensitivity = estimate_sensitivity(build(family), [batch], num_batches=1)
+    allocation = allocate(sensitivity, tau=400, structured="adapter", rank=2, alpha=30.0)
+    model = tuned(family, allocation)
+    loss_of(model.train(), batch).backward()  # also: no layer is left uncalled
+    assert allocation.structured
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "timm vit"])
+def test_gradient_checkpointing_does_not_change_the_gradients(family: str) -> None:
+    batch = batch_for(FAMILIES[family][1])
+    model = tuned(family, allocation_for(family))
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        loss_of(model, batch).backward()
+        return [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+
+    plain = gradients()
+    model.train()
+    for module in model.modules():  # checkpointing needs training mode, dropout would blur the comparison
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for _, layer in model.base_model._layers():
+        layer.options = {name: type(options)(0.0, 0.0) for name, options in layer.options.items()}
+    inner = model.base_model.model
+    if family == "timm vit":
+        inner.set_grad_checkpointing(True)
+    else:
+        inner.config.attention_dropout = 0.0
+        inner.activation_checkpointing_enable({"use_reentrant": False})
+    torch.testing.assert_close(gradients(), plain)
+
+
+# -- what cannot be tuned ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "layer"), [("timm beit", "qkv"), ("timm swin v2", "qkv"), ("torch encoder", "out_proj")]
+)
+def test_a_lora_on_a_weight_that_its_parent_reads_is_refused_and_nothing_changes(family: str, layer: str) -> None:
+    base = build(family)
+    before = [(name, parameter.requires_grad) for name, parameter in base.named_parameters()]
+    with pytest.raises(ModelError, match="reads the weight itself and never calls the layer"):
+        get_peft_model(base, SptConfig(target_modules=["fc1", "linear1", layer], r=2))
+    assert [(name, parameter.requires_grad) for name, parameter in base.named_parameters()] == before
+    assert not hasattr(base, "peft_config")
+
+
+def test_a_quantised_linear_is_refused_by_name() -> None:
+    class Linear4bit(nn.Linear):
+        """What bitsandbytes leaves of a linear layer: packed bytes."""
+
+        def __init__(self) -> None:
+            super().__init__(4, 4)
+            self.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
+
+    model = nn.Sequential(nn.Linear(4, 4), Linear4bit())
+    with pytest.raises(ModelError, match=r"`1` is a Linear4bit with torch.uint8 weights; quantised layers"):
+        get_peft_model(model, SptConfig(target_modules=["0", "1"], r=2))
+    assert type(model[0]) is nn.Linear
+
+
+def test_a_tied_embedding_is_frozen_by_default_and_tuning_it_is_refused() -> None:
+    model = build("gpt2")
+    outline = outline_model(model, include=["transformer.wte.weight"])
+    site = next(site for site in outline.sites if site.id == "transformer.wte.weight")
+    allocation = Allocation(
+        outline=outline, structured=(), vectors=(), sparse={site.id: torch.arange(4)}, rank=2, structured_type=None
+    )
+    with pytest.raises(ModelError, match=r"`transformer.wte.weight` is tied to `lm_head.weight`"):
+        get_peft_model(model, SptConfig.from_allocation(allocation))
+    assert "transformer.wte.weight" not in {site.id for site in outline_model(model).sites}
