@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensitune.allocation import Allocation, allocate, module_params
+from sensitune.allocation._cost import Rules
+from sensitune.allocation._cut import Cut
+from sensitune.allocation._ranking import rank_candidates, ranking_floor
 from sensitune.errors import ArgumentError, BudgetError, NonFiniteError
 from sensitune.sensitivity import Sensitivity
+from sensitune.sensitivity._mapped import MappedScores
 from sensitune.sites import ModelOutline, Site
 
 Make = Callable[..., ModelOutline]
@@ -225,6 +232,55 @@ def test_large_pools_are_compacted_without_changing_the_selection(
     whole = allocate(sensitivity, budget=51, structured=None)
     monkeypatch.setattr("sensitune.allocation._cut._MIN_POOL", 1)
     assert choices(allocate(sensitivity, budget=51, structured=None)) == choices(whole)
+
+
+def test_a_ranking_that_ends_at_the_budget_selects_the_same(
+    make_outline: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensitivity = uniform_scores(make_outline([(60, 40), (60,), (40, 60), (40,)] * 6, token=3))
+    budgets = [10, 100, 400, 1000, 2000]
+    monkeypatch.setattr("sensitune.allocation._allocate.ranking_floor", lambda *_: Cut(np.float32(0), 0))
+    whole = allocate(sensitivity, budget=budgets, rank=2)
+    monkeypatch.undo()
+    monkeypatch.setattr("sensitune.allocation._cut._MIN_POOL", 1)
+    ended = allocate(sensitivity, budget=budgets, rank=2)
+    assert [choices(one) for one in ended] == [choices(one) for one in whole]
+    assert [one.tau for one in ended] == [one.tau for one in whole]
+
+
+def test_a_small_budget_ranks_few_candidates(make_outline: Make) -> None:
+    outline = make_outline([(60, 40)] * 20)
+    views = [torch.rand(site.shape) for site in outline.sites]
+    rules = Rules("lora", rank=2, alpha=10.0)
+    floor = ranking_floor(outline.sites, views, rules, 100)
+    ranking = rank_candidates(outline.sites, views, rules, 100, floor)
+    assert 100 <= ranking.score.size <= 100 * rules.alpha
+
+
+@pytest.mark.parametrize("asked", [{"budget": [100, 300]}, {"tau": 400}])
+def test_scores_on_the_disk_are_taken_up_one_tensor_at_a_time(
+    make_outline: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    outline = make_outline([(60, 40), (60,)] * 4)
+    sensitivity = uniform_scores(outline)
+    sensitivity.save(tmp_path / "scores.safetensors")
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+    read = MappedScores.__getitem__
+
+    def watched(self: MappedScores, name: str) -> torch.Tensor:
+        nonlocal most
+        score = read(self, name)
+        most = max(most, sum(reference() is not None for reference in alive))
+        alive.append(weakref.ref(score))
+        return score
+
+    monkeypatch.setattr(MappedScores, "__getitem__", watched)
+    lazy = Sensitivity.load(tmp_path / "scores.safetensors", lazy=True)
+    found, expected = allocate(lazy, **asked), allocate(sensitivity, **asked)
+    pairs = zip(found, expected, strict=True) if isinstance(found, list) else [(found, expected)]
+    assert all(choices(first) == choices(second) for first, second in pairs)
+    assert most <= 2  # the one in hand, and the one before until its name is taken
 
 
 def test_nothing_but_the_class_token_is_trained_at_the_smallest_budget(make_outline: Make) -> None:

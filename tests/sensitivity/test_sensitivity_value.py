@@ -43,12 +43,42 @@ def test_saving_and_loading_gives_the_same_sensitivity(sensitivity: Sensitivity,
         assert loaded.scores[name].dtype == score.dtype
 
 
-def test_a_truncated_file_is_refused(sensitivity: Sensitivity, tmp_path: Path) -> None:
+def test_lazy_loading_gives_the_same_scores_one_at_a_time(sensitivity: Sensitivity, tmp_path: Path) -> None:
+    sensitivity.save(tmp_path / "sensitivity.safetensors")
+    lazy = Sensitivity.load(tmp_path / "sensitivity.safetensors", lazy=True)
+    assert (lazy.outline, lazy.metadata) == (sensitivity.outline, sensitivity.metadata)
+    assert sorted(lazy.scores) == sorted(sensitivity.scores)
+    assert len(lazy.scores) == len(sensitivity.scores)
+    for name, score in sensitivity.scores.items():
+        assert torch.equal(lazy.scores[name], score)
+    first = lazy.scores["qkv.weight"]
+    assert lazy.scores["qkv.weight"].data_ptr() != first.data_ptr()  # nothing is held on to
+    assert "head.weight" not in lazy.scores
+
+
+def test_a_lazy_sensitivity_can_be_saved_again(sensitivity: Sensitivity, tmp_path: Path) -> None:
+    sensitivity.save(tmp_path / "first.safetensors")
+    Sensitivity.load(tmp_path / "first.safetensors", lazy=True).save(tmp_path / "second.safetensors")
+    again = Sensitivity.load(tmp_path / "second.safetensors")
+    assert all(torch.equal(again.scores[name], score) for name, score in sensitivity.scores.items())
+
+
+def test_a_lazy_sensitivity_whose_file_is_gone_says_so(sensitivity: Sensitivity, tmp_path: Path) -> None:
+    path = tmp_path / "sensitivity.safetensors"
+    sensitivity.save(path)
+    lazy = Sensitivity.load(path, lazy=True)
+    path.unlink()
+    with pytest.raises(AdapterFileError, match=r"The scores of `norm.weight` can no longer be read from .* in place"):
+        lazy.scores["norm.weight"]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_truncated_file_is_refused(sensitivity: Sensitivity, tmp_path: Path, lazy: bool) -> None:
     path = tmp_path / "sensitivity.safetensors"
     sensitivity.save(path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(AdapterFileError, match=r"sensitivity.safetensors` is damaged and cannot be read"):
-        Sensitivity.load(path)
+        Sensitivity.load(path, lazy=lazy)
 
 
 @pytest.mark.parametrize(

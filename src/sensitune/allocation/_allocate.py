@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, overload
 
@@ -14,7 +14,7 @@ from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cost import Rules, StructuredType
 from sensitune.allocation._cut import Indices, find_cut, indices_above
-from sensitune.allocation._ranking import Ranking, rank_candidates, rank_of
+from sensitune.allocation._ranking import Ranking, rank_candidates, ranking_floor, ranks_of
 from sensitune.allocation._walk import Walk, usable_params, walk
 from sensitune.errors import ArgumentError, BudgetError, NonFiniteError
 from sensitune.sensitivity import Sensitivity
@@ -99,7 +99,7 @@ def allocate(
         raise ArgumentError(f"Give exactly one of `budget` and `tau`. Got {'neither' if tau is None else 'both'}.")
     problem = Problem(
         outline=sensitivity.outline,
-        views=tuple(sensitivity.score_of(site) for site in sensitivity.sites),
+        views=SiteScores(sensitivity),
         rules=Rules(structured, rank, alpha, beta, whole_vectors),
         metadata={name: sensitivity.metadata[name] for name in _ORIGIN if name in sensitivity.metadata},
     )
@@ -109,6 +109,25 @@ def allocate(
         return solve_budgets(problem, [parse_budget(one, problem.outline.backbone_params) for one in budget])
     assert budget is not None
     return solve_budgets(problem, [parse_budget(budget, problem.outline.backbone_params)])[0]
+
+
+class SiteScores(Sequence[torch.Tensor]):
+    """The scores of each ranked site, of its shape, taken up one at a time: they may lie in a file on the disk."""
+
+    def __init__(self, sensitivity: Sensitivity) -> None:
+        self._sensitivity = sensitivity
+
+    def __len__(self) -> int:
+        return len(self._sensitivity.sites)
+
+    @overload
+    def __getitem__(self, number: int) -> torch.Tensor: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[torch.Tensor]: ...
+    def __getitem__(self, number: int | slice) -> torch.Tensor | Sequence[torch.Tensor]:
+        if isinstance(number, slice):
+            return [self._sensitivity.score_of(site) for site in self._sensitivity.sites[number]]
+        return self._sensitivity.score_of(self._sensitivity.sites[number])
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,28 +140,35 @@ class Problem:
         rules: What switches, when, and for how much.
         metadata: Passed on to the allocation.
         method: Passed on to the allocation.
-
-    Raises:
-        ArgumentError: If a score is negative.
-        NonFiniteError: If a score is not finite.
     """
 
     outline: ModelOutline
-    views: tuple[torch.Tensor, ...]
+    views: Sequence[torch.Tensor]
     rules: Rules
     metadata: Mapping[str, Any]
     method: str = "spt"
 
-    def __post_init__(self) -> None:
+    def checked_views(self) -> Iterator[torch.Tensor]:
+        """The views, each checked when its turn comes, so that a check costs no reading of its own.
+
+        Yields:
+            The scores of each ranked site.
+
+        Raises:
+            ArgumentError: If a score is negative.
+            NonFiniteError: If a score is not finite.
+        """
         for site, view in zip(self.outline.sites, self.views, strict=True):
             _check_scores(site, view)
+            yield view
 
 
 def solve_tau(problem: Problem, tau: int) -> Allocation:
     """The allocation at a fixed tau; see `allocate`."""
     _check_tau(problem, tau)
     switched, sparse, selected = set(), {}, 0
-    for number, (indices, _) in enumerate(indices_above(problem.views, find_cut(problem.views, tau))):
+    cut = find_cut(problem.checked_views(), tau)
+    for number, (indices, _) in enumerate(indices_above(problem.views, cut)):
         selected += indices.size
         site = problem.outline.sites[number]
         if problem.rules.switched_params(site) is not None and indices.size >= problem.rules.threshold(site):
@@ -159,12 +185,25 @@ def solve_budgets(problem: Problem, budgets: Sequence[int]) -> list[Allocation]:
     _check_minimum(problem.outline, budgets)
     always = problem.outline.always_trained_params
     sites, rules = problem.outline.sites, problem.rules
-    ranking = rank_candidates(sites, problem.views, rules, max(max(budgets) - always, 1))
+    most = max(max(budgets) - always, 1)
+    floor = ranking_floor(sites, problem.checked_views(), rules, most)
+    ranking = rank_candidates(sites, problem.views, rules, most, floor)
     usable = always + usable_params(sites, rules, ranking)
-    return [_solve_budget(problem, ranking, budget, usable) for budget in budgets]
+    ends = [_spend(problem, ranking, budget, usable) for budget in budgets]
+    taus = iter(ranks_of(problem.views, ranking, [end.stop - 1 for end in ends if end.stop]))
+    return [
+        _build(
+            problem,
+            set(np.flatnonzero(~end.is_sparse).tolist()),
+            _sparse_entries(ranking, end),
+            tau=next(taus) if end.stop else 0,
+            budget=budget,
+        )
+        for budget, end in zip(budgets, ends, strict=True)
+    ]
 
 
-def _solve_budget(problem: Problem, ranking: Ranking, budget: int, usable: int) -> Allocation:
+def _spend(problem: Problem, ranking: Ranking, budget: int, usable: int) -> Walk:
     if budget > usable:
         raise _too_large(budget, usable, problem.rules)
     end = walk(problem.outline.sites, problem.rules, ranking, budget - problem.outline.always_trained_params)
@@ -173,9 +212,7 @@ def _solve_budget(problem: Problem, ranking: Ranking, budget: int, usable: int) 
             f"`budget` {budget:,} cannot be spent exactly: {end.left:,} are left when all that can be tuned is "
             f"tuned, and pay for no further module. Choose another budget, such as {usable:,}."
         )
-    switched = set(np.flatnonzero(~end.is_sparse).tolist())
-    tau = rank_of(problem.views, ranking, end.stop - 1) if end.stop else 0
-    return _build(problem, switched, _sparse_entries(ranking, end), tau=tau, budget=budget)
+    return end
 
 
 def _sparse_entries(ranking: Ranking, end: Walk) -> dict[int, Indices]:

@@ -5,8 +5,9 @@ Tensors are read one after the other and never put together: memory is that of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,24 +37,26 @@ def flat_array(scores: torch.Tensor) -> Floats:
     return array
 
 
-def find_cut(views: Iterable[torch.Tensor], count: int) -> Cut:
+def find_cut(views: Iterable[torch.Tensor], count: int, most: Iterable[int | None] = repeat(None)) -> Cut:
     """Where the `count` highest positive scores end.
 
     Args:
-        views: Non-negative scores, any shapes.
+        views: Non-negative scores, any shapes; read once, one after the other.
         count: How many to take, at least 1. If fewer are positive, all of those are in.
+        most: How many of each tensor's scores may be among them, its highest; None = any number.
 
     Returns:
         The cut. A score of zero is never above it.
     """
     pool: Floats = np.empty(0, np.float32)
     floor = pool.dtype.type(0)
-    for view in views:
+    for view, limit in zip(views, most, strict=False):
         array = flat_array(view)
         # The pool already holds `count` scores of at least `floor`: nothing below can be above the cut.
-        pool = np.concatenate([pool, array[array > floor]])
+        above = array[array > floor]
+        pool = np.concatenate([pool, above if limit is None else _highest(above, limit)])
         if pool.size > 2 * count and pool.size > _MIN_POOL:
-            pool = np.partition(pool, pool.size - count)[pool.size - count :]
+            pool = _highest(pool, count)
             floor = pool[0]
     if pool.size < count:
         return Cut(pool.dtype.type(0), 0)
@@ -61,7 +64,12 @@ def find_cut(views: Iterable[torch.Tensor], count: int) -> Cut:
     return Cut(value, count - int(np.count_nonzero(pool > value)))
 
 
-def indices_above(views: Sequence[torch.Tensor], cut: Cut) -> Iterator[tuple[Indices, Floats]]:
+def _highest(array: Floats, count: int) -> Floats:
+    """The `count` highest, the lowest of them first; all of them, in any order, if there are no more."""
+    return array if array.size <= count else np.partition(array, array.size - count)[array.size - count :]
+
+
+def indices_above(views: Iterable[torch.Tensor], cut: Cut) -> Iterator[tuple[Indices, Floats]]:
     """Flat indices, ascending, and scores of what is above the cut, tensor by tensor."""
     ties = cut.ties
     for view in views:

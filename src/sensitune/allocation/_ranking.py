@@ -1,14 +1,18 @@
 """The ranking: every scalar that a walk under a budget could ever pay for, most sensitive first.
 
-A walk pays for a scalar only while its site is sparse. A site that can switch for P parameters either has switched,
-after which its scalars are free, or was refused because less than P were left, so it never holds P paid scalars: its P
-highest scores are enough, and the hundreds of thousands below them never need sorting. Sites that cannot switch share
-what the budget can buy at most.
+Two bounds keep it small, whatever the size of the model:
+
+- A walk pays for a scalar only while its site is sparse. A site that can switch for P parameters either has switched,
+  after which its scalars are free, or was refused because less than P were left, so it never holds P paid scalars: its
+  P highest scores are enough.
+- Down to a score v, a site with c scalars at or above v and threshold t has cost at least min(c, t): it pays for each
+  of them while it is sparse, and P ≥ t once it has switched. Where these add up to the budget, every walk has ended:
+  nothing below that score, the *floor*, is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,19 +44,41 @@ class Ranking:
     crossings: tuple[tuple[int, int], ...]
 
 
-def rank_candidates(sites: Sequence[Site], views: Sequence[torch.Tensor], rules: Rules, max_paid: int) -> Ranking:
+def ranking_floor(sites: Sequence[Site], views: Iterable[torch.Tensor], rules: Rules, max_paid: int) -> Cut:
+    """The score below which no walk goes; see the module's text.
+
+    Args:
+        sites: The ranked sites.
+        views: The scores of each site, of its shape; read once, one after the other.
+        rules: What switches, when, and for how much.
+        max_paid: What there is to spend.
+
+    Returns:
+        The floor; zero if a walk may read everything.
+    """
+    thresholds = (None if rules.switched_params(site) is None else rules.threshold(site) for site in sites)
+    return find_cut(views, max_paid, thresholds)
+
+
+def rank_candidates(
+    sites: Sequence[Site], views: Iterable[torch.Tensor], rules: Rules, max_paid: int, floor: Cut
+) -> Ranking:
     """Rank what a walk could pay for.
 
     Args:
         sites: The ranked sites.
-        views: The scores of each site, of its shape.
+        views: The scores of each site, of its shape; read once, one after the other.
         rules: What switches, when, and for how much.
-        max_paid: The most scalars that any of the walks could pay for one by one.
+        max_paid: What there is to spend.
+        floor: From `ranking_floor` for the same `max_paid`.
 
     Returns:
         The ranking; ties by site order, then by lower index.
     """
-    found = _candidates(sites, views, rules, max_paid)
+    sizes = (rules.switched_params(site) for site in sites)
+    found = [
+        _candidates(view, max_paid if size is None else size, floor) for view, size in zip(views, sizes, strict=True)
+    ]
     counts = np.array([indices.size for indices, _ in found])
     score = np.concatenate([scores for _, scores in found])
     # Stable: candidates arrive in site order with ascending indices, which is how ties are ranked.
@@ -62,18 +88,16 @@ def rank_candidates(sites: Sequence[Site], views: Sequence[torch.Tensor], rules:
     return Ranking(score[order], site, index, counts, _crossings(sites, rules, site, counts))
 
 
-def _candidates(
-    sites: Sequence[Site], views: Sequence[torch.Tensor], rules: Rules, max_paid: int
-) -> list[tuple[Indices, Floats]]:
-    sizes = [rules.switched_params(site) for site in sites]
-    fixed = [view for view, size in zip(views, sizes, strict=True) if size is None]
-    shared = indices_above(fixed, find_cut(fixed, max_paid))
-    return [next(shared) if size is None else _highest(view, size) for view, size in zip(views, sizes, strict=True)]
-
-
-def _highest(view: torch.Tensor, count: int) -> tuple[Indices, Floats]:
-    cut = find_cut([view], count)
-    return next(indices_above([view], cut))
+def _candidates(view: torch.Tensor, most: int, floor: Cut) -> tuple[Indices, Floats]:
+    """Flat indices, ascending, and scores of the `most` highest that are positive and not below the floor."""
+    array = flat_array(view)
+    indices = np.flatnonzero(array >= floor.value if floor.value else array)
+    scores = array[indices]
+    if indices.size > most:
+        found = torch.from_numpy(scores)
+        chosen, scores = next(indices_above([found], find_cut([found], most)))
+        indices = indices[chosen]
+    return indices, scores
 
 
 def _crossings(
@@ -88,10 +112,28 @@ def _crossings(
     return tuple(sorted(crossings))
 
 
-def rank_of(views: Sequence[torch.Tensor], ranking: Ranking, position: int) -> int:
-    """How many scalars of all sites rank at or above a candidate, those outside the ranking included."""
-    cut = Cut(ranking.score[position], 0)
-    number, index = int(ranking.site[position]), int(ranking.index[position])
-    above = sum(int(np.count_nonzero(flat_array(view) > cut.value)) for view in views)
-    tied = sum(int(np.count_nonzero(flat_array(view) == cut.value)) for view in views[:number])
-    return above + tied + int(np.count_nonzero(flat_array(views[number])[: index + 1] == cut.value))
+def ranks_of(views: Iterable[torch.Tensor], ranking: Ranking, positions: Sequence[int]) -> list[int]:
+    """How many scalars of all sites rank at or above candidates, those outside the ranking included.
+
+    Args:
+        views: The scores of each site, of its shape; read once, one after the other.
+        ranking: The candidates.
+        positions: Which of them.
+
+    Returns:
+        The rank of each, from 1.
+    """
+    places = [(ranking.score[one], int(ranking.site[one]), int(ranking.index[one])) for one in positions]
+    ranks = [0] * len(places)
+    if not places:
+        return ranks
+    least = min(score for score, _, _ in places)
+    for number, view in enumerate(views):
+        array = flat_array(view)
+        high = np.flatnonzero(array >= least)
+        scores = array[high]
+        for rank, (score, site, index) in enumerate(places):
+            ranks[rank] += int(np.count_nonzero(scores > score))
+            if number <= site:  # ties go by site order, then by lower index
+                ranks[rank] += int(np.count_nonzero((scores == score) & ((high <= index) | (number < site))))
+    return ranks

@@ -11,6 +11,7 @@ import torch
 
 from sensitune._tensor_file import load_tensor_file, save_tensor_file
 from sensitune.errors import AdapterFileError, AllocationMismatchError
+from sensitune.sensitivity._mapped import MappedScores
 from sensitune.sites import ModelOutline, Site
 
 _KIND = "sensitivity"
@@ -53,11 +54,14 @@ class Sensitivity:
         save_tensor_file(path, self.scores, kind=_KIND, content=content)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Sensitivity:
+    def load(cls, path: str | os.PathLike[str], *, lazy: bool = False) -> Sensitivity:
         """Read what `save` wrote.
 
         Args:
             path: A file written by `save`.
+            lazy: True = the scores stay in the file, and each tensor is mapped into memory when it is used: for models
+                whose scores do not fit. `allocate` then needs the memory of the largest tensor and of what it selects.
+                The file must stay in place. False = all scores are in memory together.
 
         Returns:
             The same sensitivity.
@@ -65,7 +69,8 @@ class Sensitivity:
         Raises:
             AdapterFileError: If the file is damaged, incomplete, or not a sensitivity.
         """
-        scores, content = load_tensor_file(path, kind=_KIND)
+        tensors, content = load_tensor_file(path, kind=_KIND)
+        scores = MappedScores(path, list(tensors)) if lazy else tensors
         try:
             return cls(scores, ModelOutline.from_dict(content["outline"]), content["metadata"])
         except (AllocationMismatchError, KeyError, TypeError) as error:
