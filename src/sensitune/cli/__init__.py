@@ -5,7 +5,8 @@ One file per subcommand, on the same dataclasses as the Python API: `sensitune r
 one sentence on standard error and exit code 2; ``SENSITUNE_DEBUG=1`` shows the traceback.
 
 Example:
-    >>> main(["--version"])  # doctest: +SKIP
+    >>> main(["--version"])
+    sensitune 0.1.0
     0
 """
 
