@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sensitune.data._build import LabelledFile, build_dataset
+from sensitune.data._divide import check_fractions, check_max_train, divide
 from sensitune.data._scan import (
-    WHOLE,
     Tree,
     check_tree,
     count_other_files,
@@ -18,7 +18,6 @@ from sensitune.data._scan import (
 )
 from sensitune.data._splits import shuffled, take_stratified
 from sensitune.data._types import ImageData
-from sensitune.errors import ArgumentError, DataError
 
 
 def load_image_folder(
@@ -53,7 +52,7 @@ def load_image_folder(
         DataError: If the folder, a split or a class folder is missing or empty, there are fewer than 2 classes, a split
             has a class that ``train`` lacks, or an image cannot be read.
     """
-    _check_fractions(validation_fraction, test_fraction)
+    check_fractions(validation_fraction, test_fraction)
     root = existing_folder(path)
     tree = scan_folder(root)
     check_tree(tree, root)
@@ -61,7 +60,9 @@ def load_image_folder(
     tree, skipped = without_unreadable(tree, skip=skip_unreadable)
     check_tree(tree, root)
     class_names = sorted({name for classes in tree.values() for name in classes})
-    splits, how = _divide(_label(tree, class_names), validation_fraction, test_fraction, seed)
+    splits, how = divide(
+        _label(tree, class_names), validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed
+    )
     splits["train"] = _limit(splits["train"], max_train, len(class_names), seed)
     info: dict[str, Any] = {
         "source": str(root.resolve()),
@@ -77,14 +78,6 @@ def load_image_folder(
     return ImageData(build_dataset(splits, class_names), tuple(class_names), info)
 
 
-def _check_fractions(validation: float, test: float) -> None:
-    if min(validation, test) < 0 or validation + test >= 1:
-        raise ArgumentError(
-            f"`validation_fraction` and `test_fraction` must be at least 0 and leave some for training. "
-            f"Got {validation} and {test}."
-        )
-
-
 def _label(tree: Tree, class_names: Sequence[str]) -> dict[str, list[LabelledFile]]:
     ids = {name: label for label, name in enumerate(class_names)}
     return {
@@ -93,44 +86,8 @@ def _label(tree: Tree, class_names: Sequence[str]) -> dict[str, list[LabelledFil
     }
 
 
-def _divide(
-    splits: dict[str, list[LabelledFile]], validation_fraction: float, test_fraction: float, seed: int
-) -> tuple[dict[str, list[LabelledFile]], str]:
-    """Fill in the splits that the folder does not have, and say in words what was done."""
-    if WHOLE not in splits:
-        how = "as in the folder" if "test" in splits else "as in the folder, no test split"
-        if "validation" in splits or not validation_fraction:
-            return _in_order(splits), how
-        validation, train = _hold_out(splits["train"], validation_fraction, len(splits["train"]), seed, "validation")
-        made = splits | {"train": train, "validation": validation}
-        return _in_order(made), f"{how}; validation is a stratified {validation_fraction:g} of train"
-    files = splits[WHOLE]
-    test, rest = _hold_out(files, test_fraction, len(files), seed, "test")
-    validation, train = _hold_out(rest, validation_fraction, len(files), seed, "validation")
-    made = {"train": train, "validation": validation, "test": test}
-    how = f"stratified; validation is {validation_fraction:g} and test {test_fraction:g} of the whole"
-    return {name: each for name, each in made.items() if each}, how
-
-
-def _hold_out(
-    files: list[LabelledFile], fraction: float, whole: int, seed: int, name: str
-) -> tuple[list[LabelledFile], list[LabelledFile]]:
-    taken, rest = take_stratified(files, round(fraction * whole), seed=seed, leave=1)
-    if fraction and not taken:
-        raise DataError(
-            f"{len(files)} images are too few for a {name} split of {fraction:g}: it would hold none. "
-            f"Add images, or set `{name}_fraction` to 0."
-        )
-    return taken, rest
-
-
 def _limit(train: list[LabelledFile], max_train: int | None, num_classes: int, seed: int) -> list[LabelledFile]:
     if max_train is None:
         return train
-    if max_train < num_classes:
-        raise ArgumentError(f"`max_train` must be at least {num_classes}, one image per class. Got {max_train}.")
+    check_max_train(max_train, num_classes)
     return take_stratified(train, max_train, seed=seed, at_least=1)[0]
-
-
-def _in_order(splits: dict[str, list[LabelledFile]]) -> dict[str, list[LabelledFile]]:
-    return {name: splits[name] for name in ("train", "validation", "test") if name in splits}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
 from PIL import Image
 
+from sensitune.data._divide import WHOLE
 from sensitune.data._transform import to_rgb
 from sensitune.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-WHOLE = ""  # the split name of a folder that has no splits
 Tree: TypeAlias = dict[str, dict[str, list[Path]]]
 """Split name -> class name -> its image files, sorted."""
 _LAYOUT = "Expected class_name/*.jpg, or train/class_name/*.jpg with val/ and test/ beside it"
@@ -77,8 +78,29 @@ def check_tree(tree: Tree, root: Path) -> None:
 
 
 def without_unreadable(tree: Tree, *, skip: bool) -> tuple[Tree, list[Path]]:
-    """Decode every image once; Pillow's own `verify` does not notice a file that breaks off."""
+    """The tree without the images that cannot be decoded, which are refused unless they may be skipped."""
     paths = [file for classes in tree.values() for files in classes.values() for file in files]
+    broken = find_unreadable(paths, skip=skip)
+    kept = {
+        split: {name: [file for file in files if file not in broken] for name, files in classes.items()}
+        for split, classes in tree.items()
+    }
+    return kept, list(broken)
+
+
+def find_unreadable(paths: Sequence[Path], *, skip: bool) -> dict[Path, str]:
+    """Decode every image once; Pillow's own `verify` does not notice a file that breaks off.
+
+    Args:
+        paths: Image files.
+        skip: Return those that cannot be decoded instead of refusing them.
+
+    Returns:
+        The files that cannot be decoded, and why.
+
+    Raises:
+        DataError: If there are any and `skip` is false.
+    """
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         reasons = {path: why for path, why in zip(paths, pool.map(_why_unreadable, paths), strict=True) if why}
     if reasons and not skip:
@@ -88,11 +110,7 @@ def without_unreadable(tree: Tree, *, skip: bool) -> tuple[Tree, list[Path]]:
             f"The image {path} cannot be read ({why}){more}. "
             f"Repair or remove it, or leave such images out with `skip_unreadable=True` (--skip-unreadable)."
         )
-    kept = {
-        split: {name: [file for file in files if file not in reasons] for name, files in classes.items()}
-        for split, classes in tree.items()
-    }
-    return kept, list(reasons)
+    return reasons
 
 
 def _why_unreadable(path: Path) -> str | None:

@@ -5,8 +5,26 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
-from sensitune.data._build import LabelledFile
+
+class Labelled(Protocol):
+    """Anything with a class id."""
+
+    @property
+    def label(self) -> int:
+        """The class id."""
+
+
+class Row(NamedTuple):
+    """A row of a data set, by its position, and its class id."""
+
+    position: int
+    label: int
+
+
+T = TypeVar("T")
+L = TypeVar("L", bound=Labelled)
 
 
 def apportion(counts: Sequence[int], size: int, *, at_least: int = 0) -> list[int]:
@@ -37,8 +55,8 @@ def apportion(counts: Sequence[int], size: int, *, at_least: int = 0) -> list[in
 
 
 def take_stratified(
-    files: Sequence[LabelledFile], size: int, *, seed: int, leave: int = 0, at_least: int = 0
-) -> tuple[list[LabelledFile], list[LabelledFile]]:
+    files: Sequence[L], size: int, *, seed: int, leave: int = 0, at_least: int = 0
+) -> tuple[list[L], list[L]]:
     """Draw files at random so that every class keeps its share.
 
     Args:
@@ -66,6 +84,6 @@ def take_stratified(
     )
 
 
-def shuffled(files: Sequence[LabelledFile], *, seed: int) -> list[LabelledFile]:
+def shuffled(files: Sequence[T], *, seed: int) -> list[T]:
     """The files in a random order, so that the first batches of a training split hold every class."""
     return random.Random(seed).sample(list(files), len(files))

@@ -52,7 +52,7 @@ class ImageData:
 
 def labels_of(split: Dataset) -> list[int]:
     """The class ids of a split, without decoding its images."""
-    return list(split["label"])
+    return list(split["label"][:])  # a slice comes as one column, iteration row by row
 
 
 def _check_split(name: str, split: Dataset, num_classes: int) -> None:

@@ -1,0 +1,143 @@
+"""A table of image paths and labels, as CSV or JSON -> labelled splits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sensitune.data._build import LabelledFile, build_dataset
+from sensitune.data._divide import WHOLE, check_fractions, divide
+from sensitune.data._lists import check_exist, path_inside, read_text
+from sensitune.data._scan import SPLIT_NAMES, find_unreadable
+from sensitune.data._splits import shuffled
+from sensitune.data._types import ImageData
+from sensitune.errors import DataError
+
+TABLE_SUFFIXES = (".csv", ".json", ".jsonl")
+_COLUMNS = ("path", "label")
+
+
+class _Row(NamedTuple):
+    path: str
+    label: str
+    split: str
+
+
+def load_table(
+    path: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    validation_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    skip_unreadable: bool = False,
+) -> ImageData:
+    """Read a table with the columns ``path``, ``label`` and, if it likes, ``split``.
+
+    CSV has them in its first line. JSON is a list of objects with these keys, one object per line (``.jsonl``), or a
+    mapping of paths to labels. Labels are names or numbers; class ids follow the sorted labels, numbers by value.
+    Without ``split`` (``train``, ``val`` or ``validation``, ``test``) the images are split as a folder without
+    splits is.
+
+    Args:
+        path: The table.
+        root: Folder that the paths are relative to; None is the table's own.
+        seed: Of the split and of the training order.
+        validation_fraction: Share of what is split that becomes the validation split where there is none; 0 makes none.
+        test_fraction: Share of a table without splits that becomes the test split; 0 makes none.
+        skip_unreadable: Leave damaged images out and count them, instead of refusing the table.
+
+    Returns:
+        The data; its `info` is as for a folder.
+
+    Raises:
+        ArgumentError: If a fraction is out of range.
+        DataError: If the table is damaged, lacks a column or a value, or names an image that is missing, cannot be
+            read or lies outside `root`.
+    """
+    check_fractions(validation_fraction, test_fraction)
+    table = Path(path).expanduser()
+    folder = table.parent if root is None else Path(root).expanduser()
+    rows = _read_rows(table)
+    class_names = sorted({row.label for row in rows}, key=_by_value)
+    ids = {name: label for label, name in enumerate(class_names)}
+    named: dict[str, list[LabelledFile]] = {}
+    for number, row in enumerate(rows, start=1):
+        file = LabelledFile(path_inside(folder, row.path, where=f"Row {number} of {table}"), ids[row.label])
+        named.setdefault(_split_name(row.split, number, table), []).append(file)
+    _check_splits(named, table)
+    files = [file for each in named.values() for file in each]
+    check_exist(files, source=str(table))
+    broken = find_unreadable([file.path for file in files], skip=skip_unreadable)
+    kept = {name: [file for file in each if file.path not in broken] for name, each in named.items()}
+    splits, how = divide(kept, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed)
+    splits["train"] = shuffled(splits["train"], seed=seed)
+    info = {
+        "source": str(table.resolve()),
+        "split": how.replace("as in the folder", "as in the table"),
+        "seed": seed,
+        "split_sizes": {name: len(each) for name, each in splits.items()},
+        "train_order": f"shuffled with seed {seed}",
+        "skipped_unreadable": [str(each.relative_to(folder)) for each in broken],
+        "licence": None,
+    }
+    return ImageData(build_dataset(splits, class_names), tuple(class_names), info)
+
+
+def _read_rows(table: Path) -> list[_Row]:
+    text = read_text(table)
+    try:
+        if table.suffix == ".csv":
+            records: Iterable[Any] = csv.DictReader(text.splitlines())
+        elif table.suffix == ".jsonl":
+            records = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            records = _records(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise DataError(f"The table {table} is not JSON ({error}).") from error
+    rows = [_row(record, number, table) for number, record in enumerate(records, start=1)]
+    if not rows:
+        raise DataError(f"The table {table} has no rows. It needs the columns {' and '.join(_COLUMNS)}.")
+    return rows
+
+
+def _records(content: Any) -> Sequence[Any]:
+    """A mapping of paths to labels is as good as a list of objects."""
+    if isinstance(content, dict):
+        return [{"path": path, "label": label} for path, label in content.items()]
+    return content if isinstance(content, list) else [content]
+
+
+def _row(record: Any, number: int, table: Path) -> _Row:
+    if not isinstance(record, Mapping):
+        raise DataError(f"Row {number} of {table} must be an object with the keys path and label. Got {record!r}.")
+    for column in _COLUMNS:
+        if record.get(column) in (None, ""):
+            given = ", ".join(str(key) for key in record if key) or "none"
+            raise DataError(f"Row {number} of {table} has no {column}. Its columns are: {given}.")
+    return _Row(str(record["path"]), str(record["label"]).strip(), str(record.get("split") or ""))
+
+
+def _split_name(written: str, number: int, table: Path) -> str:
+    if not written:
+        return WHOLE
+    if written not in SPLIT_NAMES:
+        raise DataError(
+            f"Row {number} of {table} has the split {written!r}. It must be one of {', '.join(SPLIT_NAMES)}."
+        )
+    return SPLIT_NAMES[written]
+
+
+def _check_splits(named: Mapping[str, object], table: Path) -> None:
+    if WHOLE in named and len(named) > 1:
+        raise DataError(f"The table {table} gives some rows a split and others none. Give all of them one, or none.")
+    if WHOLE not in named and "train" not in named:
+        raise DataError(f"The table {table} has the splits {', '.join(named)} but no train.")
+
+
+def _by_value(label: str) -> tuple[int, int, str]:
+    return (0, int(label), "") if label.isdecimal() else (1, 0, label)
