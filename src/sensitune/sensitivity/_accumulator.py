@@ -24,17 +24,21 @@ class Accumulator:
     """The scores of some parameters over the batches of a pass.
 
     Attributes:
-        scores: Parameter name -> score so far, on the parameter's device.
+        scores: Parameter name -> score so far.
         seen: Names of the parameters that had a gradient in at least one batch.
         complete: Set before a backward pass: False while the gradients of a batch are still being added up over its
             micro-batches, True for the last of them.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], criterion: GradientCriterion, score_dtype: torch.dtype
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        criterion: GradientCriterion,
+        score_dtype: torch.dtype,
+        score_device: torch.device | None = None,
     ) -> None:
         self.scores = {
-            name: torch.zeros(parameter.shape, dtype=score_dtype, device=parameter.device)
+            name: torch.zeros(parameter.shape, dtype=score_dtype, device=score_device or parameter.device)
             for name, parameter in parameters.items()
         }
         self.seen: set[str] = set()
@@ -96,20 +100,20 @@ def add_contribution(
     """Add a criterion's contribution to a score, in float32 or better, a chunk at a time.
 
     Args:
-        score: Contiguous; changed in place.
+        score: Contiguous, on any device; changed in place.
         weight: Of the score's shape.
         gradient: Of the score's shape.
         criterion: The contribution of a weight and its gradient.
 
     Returns:
-        The sum of the contribution, a scalar on the score's device: finite only if every entry is.
+        The sum of the contribution, a scalar on the gradient's device: finite only if every entry is.
     """
     precision = torch.promote_types(gradient.dtype, torch.float32)
-    total = torch.zeros((), dtype=precision, device=score.device)
+    total = torch.zeros((), dtype=precision, device=gradient.device)
     chunks = (tensor.reshape(-1).split(_CHUNK) for tensor in (score, weight, gradient))
     for part, weights, gradients in zip(*chunks, strict=True):
         contribution = criterion(weights.to(precision), gradients.to(precision))
-        part.add_(contribution)
+        part.add_(contribution.to(part.device))
         total += contribution.sum()
     return total
 

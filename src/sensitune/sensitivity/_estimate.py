@@ -17,6 +17,7 @@ from sensitune.sensitivity._accumulator import Accumulator
 from sensitune.sensitivity._batches import Batch, LossFn
 from sensitune.sensitivity._criteria import CRITERIA, GRADIENT_CRITERIA, WEIGHT_CRITERIA
 from sensitune.sensitivity._pass import Pass
+from sensitune.sensitivity._processes import Processes
 from sensitune.sensitivity._progress import Progress
 from sensitune.sensitivity._sensitivity import Sensitivity, fits
 from sensitune.sites import ModelOutline, Site, outline_model
@@ -34,7 +35,9 @@ def estimate_sensitivity(
     criterion: str = "squared_gradient",
     sites: ModelOutline | Sequence[Site] | None = None,
     score_dtype: torch.dtype = torch.float32,
+    score_device: torch.device | str | None = None,
     micro_batch_size: int | None = None,
+    distributed: bool = True,
     seed: int = 0,
     progress: Progress = False,
 ) -> Sensitivity:
@@ -54,10 +57,18 @@ def estimate_sensitivity(
         criterion: A key of `CRITERIA`.
         sites: What to score: an outline or sites of one; None = ``outline_model(model)``.
         score_dtype: Type of the scores: float32 (default), float64 or bfloat16. Contributions are computed in float32
-            or better whatever the model's type.
+            or better whatever the model's type. bfloat16 halves the scores' memory and blurs the order near the cut:
+            of ViT-S/14's 0.4 M highest scores after 4 batches, PERCENT % stay the same.
+        score_device: Where the scores are kept during the pass: ``"cpu"`` spares a GPU one score per parameter and
+            costs their transfer at each batch. None = beside the parameters.
         micro_batch_size: Samples per backward pass, where a whole batch does not fit in memory. The meaning is
             unchanged: the batch's mean-loss gradient is added up before it is squared (this holds one gradient per
             scored parameter, in the model's type). None = whole batches.
+        distributed: Where torch.distributed is initialised (as accelerate and torchrun do), the processes share the
+            batches: of W processes each takes every W-th, each batch is squared where it was seen, and the squares are
+            added up, so that every process returns the scores of one process over all batches. Every process must call
+            this with the same model and the same batches, from a loader that was not prepared for several processes.
+            False = each process reads all batches for itself.
         seed: Of the criterion ``random`` alone.
         progress: True = a progress bar, or a function of (batches done, batches in all or None).
 
@@ -67,8 +78,9 @@ def estimate_sensitivity(
     Raises:
         AllocationMismatchError: If `sites` belong to another model.
         ArgumentError: If an option has a value it may not have.
-        DataError: If there are no batches, fewer than `num_batches`, or one that cannot be read.
-        ModelError: If no gradient reaches the ranked parameters.
+        DataError: If there are no batches, fewer than `num_batches`, one that cannot be read, or others in another
+            process.
+        ModelError: If no gradient reaches the ranked parameters, or the model is wrapped for several processes.
         NonFiniteError: If a loss or a score is not finite.
 
     Source:
@@ -76,6 +88,7 @@ def estimate_sensitivity(
         its scores random; here they are deterministic.
     """
     _check_options(criterion, num_batches, score_dtype, micro_batch_size)
+    _check_unwrapped(model)
     outline = _outline(model, sites)
     parameters = dict(model.named_parameters())
     ranked = {name: parameters[name] for name in dict.fromkeys(site.parameter for site in outline.sites)}
@@ -85,8 +98,10 @@ def estimate_sensitivity(
     elif batches is None:
         raise ArgumentError(f"`batches` must be given for the criterion '{criterion}'. Got None.")
     else:
-        accumulator = Accumulator(ranked, GRADIENT_CRITERIA[criterion], score_dtype)
-        passed = Pass(model, accumulator, loss_fn, micro_batch_size).run(batches, num_batches, progress)
+        device = None if score_device is None else torch.device(score_device)
+        accumulator = Accumulator(ranked, GRADIENT_CRITERIA[criterion], score_dtype, device)
+        processes = Processes.found() if distributed else Processes()
+        passed = Pass(model, accumulator, loss_fn, micro_batch_size, processes).run(batches, num_batches, progress)
         details = passed | {"without_gradient": _without_gradient(accumulator, outline)}
         scores = {name: score.cpu() for name, score in accumulator.scores.items()}
     metadata = {
@@ -112,6 +127,14 @@ def _check_options(
     if score_dtype not in _SCORE_DTYPES:
         known = ", ".join(map(str, _SCORE_DTYPES))
         raise ArgumentError(f"`score_dtype` must be one of {known}: squares leave other ranges. Got {score_dtype}.")
+
+
+def _check_unwrapped(model: nn.Module) -> None:
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ModelError(
+            "The sensitivity is taken of the model itself, and averaged gradients would change it. Got a "
+            f"{type(model).__name__}. Give its `module`, or call this before the model is wrapped."
+        )
 
 
 def _outline(model: nn.Module, sites: ModelOutline | Sequence[Site] | None) -> ModelOutline:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -15,8 +15,32 @@ from sensitune.errors import ArgumentError, DataError, ModelError, NonFiniteErro
 from sensitune.sensitivity._accumulator import Accumulator
 from sensitune.sensitivity._batches import Batch, LossFn, batch_size_of, cut, num_counted, placed
 from sensitune.sensitivity._loss import default_loss
+from sensitune.sensitivity._processes import Processes
 from sensitune.sensitivity._progress import Progress, progress_reporter
 from sensitune.sensitivity._state import borrowed
+
+
+@dataclass
+class _Part:
+    """What one process has done.
+
+    Attributes:
+        done: Number of the batch -> its size and loss.
+        num_read: How many batches went by, the others' included.
+        seen: Names of the parameters that had a gradient.
+        failure: What stopped it.
+    """
+
+    done: dict[int, tuple[int | None, float]] = field(default_factory=dict)
+    num_read: int = 0
+    seen: set[str] = field(default_factory=set)
+    failure: Exception | None = None
+
+    def counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, counted on their way."""
+        for batch in batches:
+            self.num_read += 1
+            yield batch
 
 
 @dataclass(frozen=True)
@@ -28,12 +52,14 @@ class Pass:
         accumulator: Where the gradients go.
         loss_fn: The mean loss of a batch; None = `default_loss`.
         micro_batch_size: Samples per backward pass; None = whole batches.
+        processes: Those that share the batches.
     """
 
     model: nn.Module
     accumulator: Accumulator
     loss_fn: LossFn | None
     micro_batch_size: int | None
+    processes: Processes
 
     def run(self, batches: Iterable[Batch], num_batches: int | None, progress: Progress) -> dict[str, Any]:
         """Read the batches and fill the accumulator.
@@ -49,6 +75,7 @@ class Pass:
         Raises:
             DataError: If there are no batches, or fewer than `num_batches`.
         """
+        self.processes.check_unshared(batches)
         length = _length(batches)
         if length is not None and 0 < length < (num_batches or 1):
             raise DataError(_too_few(length, num_batches))
@@ -56,19 +83,48 @@ class Pass:
         with borrowed(self.model), progress_reporter(progress, total) as report:
             self._prepare()
             with self.accumulator.attached(), torch.enable_grad():
-                done = list(self._each(islice(batches, num_batches), report))
-        sizes, losses = [size for size, _ in done], [loss for _, loss in done]
-        if not sizes:
-            raise DataError("`batches` is empty: there is nothing to estimate the sensitivity on.")
-        if num_batches is not None and len(sizes) < num_batches:
-            raise DataError(_too_few(len(sizes), num_batches))
+                mine = self._part(islice(batches, num_batches), report)
+        sizes, losses = self._together(mine, num_batches)
         return {
             "num_batches": len(sizes),
             "num_samples": sum(size or 0 for size in sizes),
             "batch_sizes": sizes,
             "losses": losses,
             "micro_batch_size": self.micro_batch_size,
+            "num_processes": self.processes.count,
         }
+
+    def _part(self, batches: Iterable[Batch], report: Callable[[int], None]) -> _Part:
+        """Fold this process's batches. With others waiting, a failure is not raised before they know of it."""
+        part = _Part()
+        try:
+            for index, batch in self.processes.share(part.counted(batches)):
+                part.done[index] = self._one(batch, index)
+                report(index + 1)
+        except Exception as error:
+            if self.processes.count == 1:
+                raise
+            part.failure = error
+        part.seen = self.accumulator.seen
+        return part
+
+    def _together(self, mine: _Part, num_batches: int | None) -> tuple[list[int | None], list[float]]:
+        """Sizes and losses of all batches in order; the accumulator then holds the scores of all processes."""
+        parts = self.processes.gather(mine)
+        failed = [part.failure for part in (mine, *parts) if part.failure is not None]
+        if failed:
+            raise failed[0]
+        if len({part.num_read for part in parts}) > 1:
+            read = ", ".join(str(part.num_read) for part in parts)
+            raise DataError(f"`batches` must be the same in every process. The processes read {read} of them.")
+        if not mine.num_read:
+            raise DataError("`batches` is empty: there is nothing to estimate the sensitivity on.")
+        if num_batches is not None and mine.num_read < num_batches:
+            raise DataError(_too_few(mine.num_read, num_batches))
+        self.processes.add_up(self.accumulator.scores)
+        self.accumulator.seen = set().union(*(part.seen for part in parts))
+        done = {index: one for part in parts for index, one in part.done.items()}
+        return [done[index][0] for index in sorted(done)], [done[index][1] for index in sorted(done)]
 
     def _prepare(self) -> None:
         """Eval mode, and no gradients but those that the accumulator asks for."""
@@ -77,14 +133,12 @@ class Pass:
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
 
-    def _each(self, batches: Iterable[Batch], report: Callable[[int], None]) -> Iterator[tuple[int | None, float]]:
-        """Size and loss of each batch, once its gradients are folded."""
+    def _one(self, batch: Batch, index: int) -> tuple[int | None, float]:
+        """Size and loss of a batch, once its gradients are folded."""
         first = next(self.model.parameters())
         dtype = first.dtype if first.is_floating_point() and self.loss_fn is None else None
-        for index, batch in enumerate(batches):
-            loss = self._batch(placed(batch, first.device, dtype), index)
-            report(index + 1)
-            yield batch_size_of(batch), loss
+        loss = self._batch(placed(batch, first.device, dtype), index)
+        return batch_size_of(batch), loss
 
     def _batch(self, batch: Batch, index: int) -> float:
         """Fold the gradient of the whole batch's mean loss, however many backward passes it takes."""
