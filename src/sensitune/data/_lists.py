@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from sensitune.data._build import LabelledFile
 from sensitune.errors import DataError
@@ -72,10 +72,11 @@ def path_inside(folder: Path, relative: str, *, where: str) -> Path:
     Raises:
         DataError: If it is absolute or leaves the folder.
     """
-    written = PureWindowsPath(relative)  # understands both kinds of slashes, and drives
-    if written.drive or written.root or ".." in written.parts:
+    parts = relative.replace("\\", "/").split("/")
+    drive = parts[0][1:2] == ":"
+    if not parts[0] or drive or ".." in parts:
         raise DataError(f"{where} names {relative!r}, which leaves the folder {folder}. Paths must stay inside it.")
-    return folder.joinpath(*written.parts)
+    return folder.joinpath(*parts)
 
 
 def check_exist(files: Iterable[LabelledFile], *, source: str) -> None:
