@@ -269,9 +269,10 @@ def test_autocast_gives_nearly_the_same_gradients(form: str) -> None:
         assert (half - full).norm() < 0.1 * full.norm() + 1e-3
 
 
-def test_a_convolution_and_a_norm_compile_into_one_graph() -> None:
-    tuned = tuned_network()
-    expected = tuned(X)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_convolution_and_a_norm_compile_into_one_graph(training: bool) -> None:
+    tuned = tuned_network().train(training)  # the network itself has no dropout
+    expected = copy.deepcopy(tuned)(X)
     compiled = torch.compile(tuned, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(X), expected)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from sensitune.errors import ModelError
@@ -40,7 +41,7 @@ class CallWatch:
         self._handles, self._layer_handles = [], []
 
     def _start(self, model: nn.Module, args: Any) -> None:
-        if not model.training:
+        if torch.compiler.is_compiling() or not model.training:  # hooks that come and go do not fit into a graph
             return
         if any(_is_compiled(module) for module in model.modules()):
             self.disarm()  # a compiled part does not run Python hooks that are added now
