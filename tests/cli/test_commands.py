@@ -155,9 +155,9 @@ def test_an_unreadable_image_is_named(
 
 def test_merge_writes_a_plain_checkpoint(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "merged.safetensors"
-    assert main(["merge", str(finished / "adapter"), str(path)]) == 0
+    assert main(["merge", str(finished / "adapter"), "--output", str(path)]) == 0
     assert capsys.readouterr().out == f"merged checkpoint: {path}\n"
-    assert main(["merge", str(finished / "adapter"), str(tmp_path / "merged.pth")]) == 2
+    assert main(["merge", str(finished / "adapter"), "--output", str(tmp_path / "merged.pth")]) == 2
     assert "must end in .safetensors" in capsys.readouterr().err
 
 

@@ -17,9 +17,7 @@ def main(arguments: Sequence[str]) -> None:
     parse(merge, arguments, command="merge")
 
 
-def merge(
-    adapter: tyro.conf.Positional[Path], output: tyro.conf.Positional[Path], /, *, checkpoint: Path | None = None
-) -> None:
+def merge(adapter: tyro.conf.Positional[Path], /, *, output: Path, checkpoint: Path | None = None) -> None:
     """Fold an adapter into its backbone and write a plain safetensors checkpoint, head included.
 
     Args:
