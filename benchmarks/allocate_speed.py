@@ -8,20 +8,12 @@ hardly depends on them.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import timm
 import torch
+from measuring import interleaved, parser, prepare, publish, spread
+from methods import vit
 from synthetic_pattern import clustered_scores
 
 from sensitune.allocation import allocate
@@ -29,6 +21,14 @@ from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline, outline_model
 
 SEVEN = [100_000, 200_000, 300_000, 400_000, 600_000, 800_000, 1_000_000]
+SPARSE: dict[str, Any] = {"structured": None, "whole_vectors": False}
+CASES: dict[str, dict[str, Any]] = {
+    "tau 400,000": {"tau": 400_000},
+    "one budget": {"budget": 400_000},
+    "seven budgets": {"budget": SEVEN},
+    "one budget, sparse only": {"budget": 400_000, **SPARSE},
+    "seven budgets, sparse only": {"budget": SEVEN, **SPARSE},
+}
 
 
 def synthetic_sensitivity(outline: ModelOutline) -> Sensitivity:
@@ -41,54 +41,20 @@ def synthetic_sensitivity(outline: ModelOutline) -> Sensitivity:
     return Sensitivity({name: torch.cat(parts) for name, parts in pieces.items()}, outline, {"criterion": "synthetic"})
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def main() -> None:
-    """Measure, print, and write the JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-
-    outline = outline_model(timm.create_model("vit_base_patch16_224", num_classes=100))
-    sensitivity, rank = synthetic_sensitivity(outline), arguments.rank
-    cases: dict[str, Callable[[], Any]] = {
-        "tau 400,000": lambda: allocate(sensitivity, tau=400_000, rank=rank),
-        "one budget": lambda: allocate(sensitivity, budget=400_000, rank=rank),
-        "seven budgets": lambda: allocate(sensitivity, budget=SEVEN, rank=rank),
-        "one budget, sparse only": lambda: allocate(sensitivity, budget=400_000, structured=None, whole_vectors=False),
-        "seven budgets, sparse only": lambda: allocate(sensitivity, budget=SEVEN, structured=None, whole_vectors=False),
-    }
-    taken = {name: [seconds(work) for _ in range(arguments.repeats)] for name, work in cases.items()}
-    report = {
-        "command": " ".join(["python", *sys.argv]),
-        "scores": sum(site.numel for site in outline.sites),
-        "rank": rank,
-        "hardware": f"{platform.processor() or platform.machine()}, "
-        f"{torch.get_num_threads()} threads of {os.cpu_count()} cores",
-        "load_average": round(os.getloadavg()[0], 1),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "date": datetime.now(tz=UTC).date().isoformat(),
-        "seconds": {
-            name: {
-                "median": round(statistics.median(values), 3),
-                "min": round(min(values), 3),
-                "max": round(max(values), 3),
-            }
-            for name, values in taken.items()
-        },
-    }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(text + "\n")
+    """Measure and report."""
+    options = parser(__doc__, repeats=5)
+    options.add_argument("--rank", type=int, default=8)
+    arguments = options.parse_args()
+    clock = prepare(arguments)
+    sensitivity = synthetic_sensitivity(outline_model(vit()))
+    calls = {name: partial(allocate, sensitivity, rank=arguments.rank, **case) for name, case in CASES.items()}
+    taken = interleaved(calls, arguments.repeats, clock)
+    publish(
+        arguments,
+        scores=sum(site.numel for site in sensitivity.sites),
+        seconds={name: spread(values, 3) for name, values in taken.items()},
+    )
 
 
 if __name__ == "__main__":

@@ -9,20 +9,13 @@ every ratio is between neighbours in time. Peak memory is that of a fresh proces
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
-import platform
-import resource
-import statistics
-import sys
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
-import timm
 import torch
+from measuring import interleaved, parser, peak_resident_mib, prepare, publish, ratio, spread
+from methods import CLASSES, predict, vit
 from torch import nn
 from torch.nn import functional
 
@@ -34,14 +27,12 @@ Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 def setting(arguments: argparse.Namespace) -> tuple[nn.Module, Batches]:
     """The model and the batches, on the device."""
-    torch.manual_seed(0)
-    model = timm.create_model(arguments.model, num_classes=100).eval().to(arguments.device)
-    size = arguments.batch_size
+    size, device = arguments.batch_size, arguments.device
     batches = [
-        (torch.randn(size, 3, 224, 224, device=arguments.device), torch.randint(100, (size,), device=arguments.device))
+        (torch.randn(size, 3, 224, 224, device=device), torch.randint(CLASSES, (size,), device=device))
         for _ in range(arguments.num_batches)
     ]
-    return model, batches
+    return vit(arguments.model).eval().to(device), batches
 
 
 def plain_passes(model: nn.Module, batches: Batches) -> None:
@@ -52,82 +43,68 @@ def plain_passes(model: nn.Module, batches: Batches) -> None:
     for images, labels in batches:
         functional.cross_entropy(model(images), labels).backward()
         model.zero_grad()
+    finish(images)
 
 
-def sensitivity(model: nn.Module, batches: Batches) -> None:
+def sensitivity(model: nn.Module, batches: Batches, **options: object) -> None:
     """The pass itself."""
-    estimate_sensitivity(model, batches)
+    estimate_sensitivity(model, batches, **options)
+    finish(batches[0][0])
 
 
-WAYS: dict[str, Callable[[nn.Module, Batches], None]] = {"plain passes": plain_passes, "sensitivity": sensitivity}
-
-
-def seconds(way: str, model: nn.Module, batches: Batches) -> float:
-    """Wall time of all batches."""
-    start = time.perf_counter()
-    WAYS[way](model, batches)
-    if batches[0][0].is_cuda:
+def finish(tensor: torch.Tensor) -> None:
+    """Wait for the device."""
+    if tensor.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+
+
+PLAIN, FLOAT32 = "plain passes", "sensitivity"
+WAYS: dict[str, Callable[[nn.Module, Batches], None]] = {
+    PLAIN: plain_passes,
+    FLOAT32: sensitivity,
+    "sensitivity, bfloat16 scores": partial(sensitivity, score_dtype=torch.bfloat16),
+    "sensitivity, scores on the CPU": partial(sensitivity, score_device="cpu"),
+}
 
 
 def peak_mib_above_the_model(way: str, arguments: argparse.Namespace) -> float:
     """Growth of the peak during the pass; run in a process of its own."""
+    prepare(arguments)
     model, batches = setting(arguments)
-    with torch.no_grad():
-        model(batches[0][0][:1])  # what the libraries allocate once
+    predict(model, batches[0][0][:1])  # what the libraries allocate once
     if arguments.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         WAYS[way](model, batches)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident_mib()
     WAYS[way](model, batches)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak_resident_mib() - before
 
 
 def main() -> None:
-    """Measure, print, and write the JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vit_base_patch16_224")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--num-batches", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-
+    """Measure and report."""
+    options = parser(__doc__, repeats=5)
+    options.add_argument("--model", default="vit_base_patch16_224")
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--batch-size", type=int, default=8)
+    options.add_argument("--num-batches", type=int, default=2)
+    arguments = options.parse_args()
+    clock = prepare(arguments)
+    on_gpu = arguments.device.startswith("cuda")
+    ways = [way for way in WAYS if on_gpu or not way.endswith("on the CPU")]
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        peaks = dict(
-            zip(WAYS, pool.starmap(peak_mib_above_the_model, [(way, arguments) for way in WAYS], 1), strict=True)
-        )
+        peaks = pool.starmap(peak_mib_above_the_model, [(way, arguments) for way in ways], 1)
     model, batches = setting(arguments)
-    seconds("plain passes", model, batches[:1])  # warm up
-    taken = [{way: seconds(way, model, batches) for way in WAYS} for _ in range(arguments.repeats)]
-    ratios = [one["sensitivity"] / one["plain passes"] for one in taken]
-    cuda = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else None
-    report = {
-        "command": " ".join(["python", *sys.argv]),
-        "model": arguments.model,
-        "hardware": cuda
-        or f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores",
-        "load_average": round(os.getloadavg()[0], 1),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "date": datetime.now(tz=UTC).date().isoformat(),
-        "seconds": {way: round(statistics.median(one[way] for one in taken), 3) for way in WAYS},
-        "ratio": {
-            "median": round(statistics.median(ratios), 3),
-            "min": round(min(ratios), 3),
-            "max": round(max(ratios), 3),
-        },
-        "peak_mib_above_the_model": {way: round(peak) for way, peak in peaks.items()},
-        "scores_mib": round(sum(site.numel for site in outline_model(model).sites) * 4 / 2**20),
-    }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(text + "\n")
+    taken = interleaved({way: partial(WAYS[way], model, batches) for way in ways}, arguments.repeats, clock)
+    publish(
+        arguments,
+        device=torch.cuda.get_device_name() if on_gpu else "cpu",
+        seconds={way: spread(taken[way], 3) for way in ways},
+        over_plain_passes={way: ratio(taken[way], taken[PLAIN]) for way in ways[1:]},
+        peak_mib_above_the_model={way: round(peak) for way, peak in zip(ways, peaks, strict=True)},
+        scores_mib=round(sum(site.numel for site in outline_model(model).sites) * 4 / 2**20),
+    )
 
 
 if __name__ == "__main__":

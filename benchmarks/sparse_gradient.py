@@ -9,16 +9,11 @@ CPU time is measured, so that other jobs on the machine do not count.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
+from measuring import parser, prepare, publish
 
 from sensitune.tuner._pattern import SparsePattern
 
@@ -47,12 +42,10 @@ def measure(rows: int, columns: int, entries: int, repeats: int) -> tuple[float,
 
 def main() -> None:
     """Measure a grid and fit by least squares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=None)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    options = parser(__doc__, repeats=5)
+    options.set_defaults(threads=1, clock="cpu")
+    arguments = options.parse_args()
+    prepare(arguments)
     grid = [
         (rows, columns, max(16, round(filling * rows * columns)))
         for rows in (768, 3072)
@@ -66,32 +59,18 @@ def main() -> None:
     per_entry, per_row = torch.linalg.lstsq(
         counts, torch.tensor([[sampled] for _, sampled in times])
     ).solution.flatten()
-    report = {
-        "command": f"python benchmarks/sparse_gradient.py --threads {arguments.threads}",
-        "hardware": f"{platform.machine()}, {arguments.threads} of {os.cpu_count()} cores",
-        "torch": torch.__version__,
-        "date": datetime.now(tz=UTC).date().isoformat(),
-        "nanoseconds_per_box_element": per_element * 1e9,
-        "nanoseconds_per_entry": float(per_entry) * 1e9,
-        "nanoseconds_per_row": float(per_row) * 1e9,
-        "elements_per_entry": float(per_entry) / per_element,
-        "elements_per_row": float(per_row) / per_element,
-        "cases": [
-            {
-                "rows": case[0],
-                "columns": case[1],
-                "entries": case[2],
-                "dense_ms": 1e3 * dense,
-                "sampled_ms": 1e3 * sampled,
-            }
-            for case, (dense, sampled) in zip(grid, times, strict=True)
+    publish(
+        arguments,
+        nanoseconds_per_box_element=per_element * 1e9,
+        nanoseconds_per_entry=float(per_entry) * 1e9,
+        nanoseconds_per_row=float(per_row) * 1e9,
+        elements_per_entry=float(per_entry) / per_element,
+        elements_per_row=float(per_row) / per_element,
+        cases=[
+            {"rows": rows, "columns": columns, "entries": entries, "dense_ms": 1e3 * dense, "sampled_ms": 1e3 * sampled}
+            for (rows, columns, entries), (dense, sampled) in zip(grid, times, strict=True)
         ],
-    }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(text + "\n")
+    )
 
 
 if __name__ == "__main__":

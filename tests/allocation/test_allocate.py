@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sensitune.allocation import Allocation, allocate, module_params
 from sensitune.allocation._cost import Rules
-from sensitune.allocation._cut import Cut
+from sensitune.allocation._cut import Cut, find_cut
 from sensitune.allocation._ranking import rank_candidates, ranking_floor
 from sensitune.errors import ArgumentError, BudgetError, NonFiniteError
 from sensitune.sensitivity import Sensitivity
@@ -255,6 +255,21 @@ def test_a_small_budget_ranks_few_candidates(make_outline: Make) -> None:
     floor = ranking_floor(outline.sites, views, rules, 100)
     ranking = rank_candidates(outline.sites, views, rules, 100, floor)
     assert 100 <= ranking.score.size <= 100 * rules.alpha
+
+
+@pytest.mark.parametrize("levels", [2, 50, 10**6])
+@pytest.mark.parametrize("count", [1, 7, 100, 3000])
+def test_a_cut_is_where_sorting_puts_it(levels: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    views = [torch.randint(levels, (size,), generator=generator).float() for size in (10_000, 1, 200_000)]
+    views[0][::61] = 0  # the sample sees nothing of the first
+    cut = find_cut(views, count)
+    highest = torch.cat(views).sort(descending=True).values[:count]
+    if highest[-1] == 0:
+        assert (cut.value, cut.ties) == (0, 0)
+    else:
+        assert cut.value == highest[-1].item()
+        assert cut.ties == int((highest == highest[-1]).sum())
 
 
 @pytest.mark.parametrize("asked", [{"budget": [100, 300]}, {"tau": 400}])

@@ -21,6 +21,8 @@ from transformers import (
 )
 
 from sensitune.sensitivity import CRITERIA, Sensitivity, estimate_sensitivity
+from sensitune.sensitivity._accumulator import Accumulator
+from sensitune.sensitivity._criteria import GRADIENT_CRITERIA
 from sensitune.sites import outline_model
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -111,6 +113,31 @@ def test_only_ranked_parameters_are_scored(model: Classifier, batches: Batches) 
 
 def test_the_default_type_of_the_scores_is_float32(model: Classifier, batches: Batches) -> None:
     assert {score.dtype for score in estimate_sensitivity(model, batches).scores.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("score_device", ["cpu", torch.device("cpu")])
+def test_scores_kept_on_a_device_are_the_same(model: Classifier, batches: Batches, score_device: Any) -> None:
+    assert_scores(estimate(model, batches, score_device=score_device), dict(estimate(model, batches).scores), rtol=0)
+
+
+def test_the_scores_are_kept_where_they_are_asked_to_be(model: Classifier) -> None:
+    parameters = dict(model.named_parameters())
+    accumulator = Accumulator(parameters, GRADIENT_CRITERIA["squared_gradient"], torch.float32, torch.device("meta"))
+    assert {score.device.type for score in accumulator.scores.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("tau", [500, 5_000])
+def test_scores_kept_in_bfloat16_select_nearly_the_same(tau: int) -> None:
+    torch.manual_seed(0)
+    model = Classifier(width=96)
+    batches = [(torch.randn(8, 96), torch.randint(3, (8,))) for _ in range(16)]
+
+    def selected(score_dtype: torch.dtype) -> set[int]:
+        scores = estimate_sensitivity(model, batches, score_dtype=score_dtype).scores
+        order = torch.cat([score.flatten() for score in scores.values()]).sort(descending=True, stable=True).indices
+        return set(order[:tau].tolist())
+
+    assert len(selected(torch.float32) & selected(torch.bfloat16)) >= 0.99 * tau
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 5, 100])

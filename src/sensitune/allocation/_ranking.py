@@ -90,8 +90,10 @@ def rank_candidates(
 
 def _candidates(view: torch.Tensor, most: int, floor: Cut) -> tuple[Indices, Floats]:
     """Flat indices, ascending, and scores of the `most` highest that are positive and not below the floor."""
+    if not floor.value:
+        return next(indices_above([view], find_cut([view], most)))
     array = flat_array(view)
-    indices = np.flatnonzero(array >= floor.value if floor.value else array)
+    indices = np.flatnonzero(array >= floor.value)
     scores = array[indices]
     if indices.size > most:
         found = torch.from_numpy(scores)
