@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test acceptance check format lint clean
+.PHONY: help install demo test acceptance bench bench-compare check format lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,19 @@ test: install  ## run the tests
 acceptance: install  ## run PEFT's own tests, unedited, against SPT (downloads its sources once; 3 minutes)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[acceptance]'
 	OMP_NUM_THREADS=1 $(BIN)/python tests/acceptance/run.py
+
+# Fair only on a machine with nothing else to do; `make bench BENCH="--clock cpu --threads 1"` on one that is shared.
+BENCH ?= --clock wall
+BENCHMARKS := import_time allocate_speed allocate_scale score_dtype sensitivity_speed adapter_cost step_cost
+
+bench: install  ## measure time and memory against PEFT's methods, into benchmarks/results (20 minutes)
+	@for name in $(BENCHMARKS); do \
+	  echo "== $$name"; \
+	  $(BIN)/python benchmarks/$$name.py $(BENCH) --output benchmarks/results/$$name.json || exit 1; \
+	done
+
+bench-compare: install  ## hold what `make bench` measured against the committed results and the bars
+	@$(BIN)/python benchmarks/compare.py
 
 lint: install  ## formatting, lint, types and the import contract
 	$(BIN)/ruff format --check .

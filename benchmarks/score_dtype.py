@@ -36,7 +36,7 @@ def main() -> None:
     """Score twice, compare, report."""
     options = parser(__doc__, repeats=1)
     options.add_argument("--num-batches", type=int, nargs="+", default=[4, 16])
-    options.add_argument("--batch-size", type=int, default=32)
+    options.add_argument("--batch-size", type=int, default=8)
     options.add_argument("--image-size", type=int, default=98)
     options.add_argument("--blocks", type=int, default=None, help="keep the first blocks only")
     arguments = options.parse_args()
