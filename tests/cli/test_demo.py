@@ -23,7 +23,7 @@ def test_the_demo_compares_draws_merges_and_predicts(
     monkeypatch.setattr(_demo, "SETTINGS", small)
     assert main(["demo", "--output", str(tmp_path), "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
-    rows = list(csv.DictReader((tmp_path / "figures" / "comparison.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "figures" / "comparison.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["Head only", "Uniform LoRA", "SPT-LoRA", "SPT sparse only"]
     assert len({row["trainable_params"] for row in rows[1:]}) == 1
     assert "one seed (0) per method" in shown
