@@ -367,7 +367,9 @@ class SptLayer(BaseTunerLayer):
         originals: list[_Original] = []
         if plan.form == "sparse":
             entries = self.indices_of(adapter, slot)
-            coordinates = torch.unravel_index(entries, plan.shape)
+            flat = target.is_contiguous()
+            coordinates = (entries,) if flat else torch.unravel_index(entries, plan.shape)
+            target = target.view(-1) if flat else target
             before = target[coordinates]
             if self.keep_originals:
                 originals.append(_Original(plan, before.clone(), entries))
@@ -381,9 +383,19 @@ class SptLayer(BaseTunerLayer):
         if plan.form == "whole":
             target.add_(self.tuned("whole", adapter, slot).to(target.dtype))
         else:
-            delta = self.low_rank_delta(adapter, slot)
-            target.copy_(target.to(delta.dtype) + delta)
+            self._add_low_rank(adapter, slot, target)
         return originals
+
+    def _add_low_rank(self, adapter: str, slot: str, target: torch.Tensor) -> None:
+        """Add a LoRA's change to its site, without a dense change in between where one precision will do."""
+        plan = self.plans[adapter][slot]
+        factors = self.tuned("up", adapter, slot), self.tuned("down", adapter, slot)
+        full = target.dtype in {torch.float32, torch.float64} and all(one.dtype == target.dtype for one in factors)
+        if plan.form == "lora" and full and target.dim() == 2 and factors[1].dim() == 2:
+            (target.t() if plan.transposed else target).addmm_(*factors)
+            return
+        delta = self.low_rank_delta(adapter, slot)
+        target.copy_(target.to(delta.dtype) + delta)
 
     @torch.no_grad()
     def unmerge(self) -> None:
