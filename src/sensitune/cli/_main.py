@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "classes of image files as CSV, from an adapter folder",
     "merge": "fold an adapter into its backbone: one plain checkpoint",
     "backbones": "the published backbones by short name, with licences and addresses",
+    "data": "get a benchmark onto the disk: VTAB-1k from its sources, the hub or an archive",
     "sites": "what of a model can be tuned, and what stays frozen and why",
 }
 

@@ -25,7 +25,8 @@ from sensitune.data._subset import few_shot, limit_train
 from sensitune.data._table import load_table
 from sensitune.data._transform import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
 from sensitune.data._types import ImageData
-from sensitune.data._vtab import VTAB_TASKS, VtabGroup, VtabTask, load_vtab1k, vtab_group_means
+from sensitune.data._vtab import VTAB_TASKS, VtabGroup, VtabTask, load_vtab1k, vtab_group_means, vtab_task
+from sensitune.data._vtab_prepare import fetch_vtab1k, prepare_vtab1k, unpack_vtab1k
 
 __all__ = [
     "DEMO_CLASSES",
@@ -41,6 +42,7 @@ __all__ = [
     "VtabGroup",
     "VtabTask",
     "batches",
+    "fetch_vtab1k",
     "few_shot",
     "fgvc_transform",
     "from_datasets",
@@ -54,5 +56,8 @@ __all__ = [
     "load_table",
     "load_vtab1k",
     "load_webdataset",
+    "prepare_vtab1k",
+    "unpack_vtab1k",
     "vtab_group_means",
+    "vtab_task",
 ]
