@@ -10,7 +10,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -107,23 +107,42 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
 
 
 def kept_for_backward(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
-    """Bytes that autograd keeps for backward, each storage once, parameters not counted."""
+    """Bytes that autograd keeps for backward, each storage once, parameters not counted.
+
+    Read off the graph: saved-tensor hooks would do, but SPT's layers keep more while hooks are on.
+
+    Args:
+        model: The model.
+        images: A batch.
+        labels: Its classes.
+
+    Returns:
+        The number of bytes after one forward pass.
+    """
     pointers = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    model.train()
+    loss = F.cross_entropy(model(images), labels)
+    for tensor in saved_tensors(loss.grad_fn):
         parts = [tensor._indices(), tensor._values()] if tensor.is_sparse else [tensor]  # SHiRA saves sparse tensors
         for storage in (part.untyped_storage() for part in parts):
             if storage.data_ptr() not in pointers:
                 storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    return sum(storages.values())
 
-    model.train()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = F.cross_entropy(model(images), labels)
-    kept = sum(storages.values())
-    del loss
-    return kept
+
+def saved_tensors(root: Any) -> Iterator[torch.Tensor]:
+    """Every tensor that the nodes of a graph have saved."""
+    waiting, seen = [root], {root}
+    while waiting:
+        node = waiting.pop()
+        names = [name for name in dir(node) if name.startswith("_saved_") or name == "saved_tensors"]
+        for value in (getattr(node, name) for name in names):
+            values = value if isinstance(value, (list, tuple)) else [value]
+            yield from (one for one in values if isinstance(one, torch.Tensor))
+        found = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= found
+        waiting.extend(found)
 
 
 def peak_resident_mib() -> float:
