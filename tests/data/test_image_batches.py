@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sensitune.data import ImageData, ImageTransform, PreparedImages, batches, load_image_folder
-from sensitune.errors import ArgumentError
+from sensitune.errors import ArgumentError, DataError
 
 SMALL = ImageTransform(8)
 
@@ -92,3 +92,11 @@ def test_crops_stay_random_when_pixels_are_kept(data: ImageData) -> None:
 def test_negative_memory_is_refused(data: ImageData) -> None:
     with pytest.raises(ArgumentError, match=r"`cache_bytes` must be at least 0. Got -1"):
         PreparedImages(data.dataset["train"], SMALL, cache_bytes=-1)
+
+
+def test_an_image_that_was_damaged_since_is_named(data: ImageData, tmp_path: Path) -> None:
+    for path in (tmp_path / "val" / "cat").iterdir():
+        path.write_bytes(path.read_bytes()[:60])
+    images = PreparedImages(data.dataset["validation"], SMALL)
+    with pytest.raises(DataError, match=r"The image \S+/val/cat/000.png cannot be read \(.*\). Repair or remove it"):
+        images[0]

@@ -256,6 +256,15 @@ def test_a_failed_download_says_why_and_sun397_says_what_to_install(
         prepare_vtab1k("sun397", tmp_path)
 
 
+def test_a_source_of_arrays_asks_for_tensorflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ImportError("No module named 'tensorflow'")
+
+    fake_tfds(monkeypatch, fail, tmp_path / "cifar100" / "3.0.2")
+    with pytest.raises(DataError, match=r"only TensorFlow encodes: pip install tensorflow\."):
+        prepare_vtab1k("cifar", tmp_path)
+
+
 def write_archive(path: Path, files: Mapping[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():

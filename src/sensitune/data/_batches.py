@@ -10,7 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from sensitune.data._transform import ImageTransform
 from sensitune.data._types import labels_of
-from sensitune.errors import ArgumentError
+from sensitune.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,6 +32,7 @@ class PreparedImages(TorchDataset[dict[str, torch.Tensor]]):
 
     Raises:
         ArgumentError: If `cache_bytes` is negative.
+        DataError: By an item whose image cannot be read.
     """
 
     def __init__(self, split: Dataset, transform: ImageTransform, *, cache_bytes: int = 0) -> None:
@@ -52,11 +53,25 @@ class PreparedImages(TorchDataset[dict[str, torch.Tensor]]):
     def _pixels(self, index: int) -> torch.Tensor:
         if index in self._cache:
             return self._cache[index]
-        with self._split[index]["image"] as image:  # closes the file of an image with several frames
-            pixels = self.transform.prepare(image)
+        pixels = self._decode(index)
         if 0 <= index < self._num_cached:
             self._cache[index] = pixels
         return pixels
+
+    def _decode(self, index: int) -> torch.Tensor:
+        try:
+            with self._split[index]["image"] as image:  # closes the file of an image with several frames
+                return self.transform.prepare(image)
+        except DataError:
+            raise
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
+            raise DataError(f"The image {self._name(index)} cannot be read ({error}). Repair or remove it.") from error
+
+    def _name(self, index: int) -> str:
+        from datasets import Image
+
+        path = self._split.cast_column("image", Image(decode=False))[index]["image"]["path"]
+        return path or f"number {index} of the split"
 
 
 def batches(

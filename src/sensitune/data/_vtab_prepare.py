@@ -25,6 +25,7 @@ HUB_REPOSITORY = "XiN0919/VTAB-1k"
 HUB_FILE = "vtab-1k.zip"
 CHECKSUMS = "checksums.sha256"
 _DONE = "prepared.json"
+_ENCODER = "Its images come as arrays, which only TensorFlow encodes: pip install tensorflow."
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with a task's or a split's name, how many images are done, and how many there are."""
 
@@ -174,8 +175,9 @@ def _prepared_builder(task: str, source: VtabSource, folder: str | os.PathLike[s
     except DataError:
         raise
     except Exception as error:  # downloads, archives and their readers fail in any way
+        hint = _ENCODER if "No module named 'tensorflow'" in str(error) else source.hint
         raise DataError(
-            f"{source.builder} could not be downloaded and prepared ({type(error).__name__}: {error}). {source.hint}"
+            f"{source.builder} could not be downloaded and prepared ({type(error).__name__}: {error}). {hint}"
         ) from error
     return builder
 
