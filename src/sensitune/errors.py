@@ -36,7 +36,7 @@ class NonFiniteError(SensituneError, ArithmeticError):
 
 
 class MergeError(SensituneError, ValueError):
-    """A module that has no merged form, such as a non-linear Adapter."""
+    """A module that has no merged form, such as a non-linear Adapter, or merged values that are not finite."""
 
 
 class CheckpointError(SensituneError, ValueError):

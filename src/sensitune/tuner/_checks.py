@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from sensitune.errors import AdapterFileError, AllocationMismatchError, ModelError
@@ -15,6 +16,8 @@ from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._tensors import SptTensors, detach
 
 _PEFT_PREFIX = "base_model.model."
+# The name of a tensor that belongs to an adapter; PEFT forbids dots in an adapter's name.
+_KEY = re.compile(r"(?P<before>.*\.(spt_\w+|modules_to_save))\.(?P<adapter>[^.]+)\.(?P<slot>.+)")
 
 
 def check_plan(model: nn.Module, plans: Mapping[str, SitePlan]) -> None:
@@ -80,9 +83,10 @@ def check_tensors(model: nn.Module, adapter: str, tensors: Mapping[str, torch.Te
     Raises:
         AdapterFileError: If the file is not the one that belongs to the configuration.
     """
-    given = {name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in tensors.items() if ".spt_" in name}
-    for name, expected, plan in _expected(model, adapter):
-        tensor = given.pop(name.removeprefix(_PEFT_PREFIX), None)
+    given = {_in_file(name): tensor for name, tensor in tensors.items() if ".spt_" in name}
+    for own_name, expected, plan in _expected(model, adapter):
+        name = _in_file(own_name)
+        tensor = given.pop(name, None)
         if tensor is None:
             raise AdapterFileError(
                 f"The adapter file is incomplete: it lacks `{name}`, which its configuration promises. "
@@ -100,6 +104,29 @@ def check_tensors(model: nn.Module, adapter: str, tensors: Mapping[str, torch.Te
             f"The adapter file does not fit its configuration: it holds `{next(iter(given))}`, which the configuration "
             "does not know. Restore the file or the configuration that was saved with it."
         )
+
+
+def _in_file(name: str) -> str:
+    """A tensor's name as files have it, whatever part of PEFT's wrapping the name was seen through."""
+    return _PEFT_PREFIX + name.removeprefix(_PEFT_PREFIX)
+
+
+def adapter_file(state_dict: Mapping[str, torch.Tensor], prefix: str) -> tuple[str, dict[str, torch.Tensor]] | None:
+    """Recognise an adapter file in what a model is asked to load: one adapter's tensors, and no weight of the base.
+
+    Args:
+        state_dict: As given to ``load_state_dict``, with the adapter's name in every key.
+        prefix: Name of the tuner in the outermost module, with its dot.
+
+    Returns:
+        The adapter, and its tensors by name without the adapter's name; None for any other state dict.
+    """
+    parts = [_KEY.fullmatch(name) for name in state_dict if name.startswith(prefix)]
+    adapters = {part and part["adapter"] for part in parts}
+    if len(adapters) != 1 or None in adapters:
+        return None
+    tensors = {f"{part['before']}.{part['slot']}": state_dict[part.string] for part in parts if part}
+    return str(adapters.pop()), tensors
 
 
 def _expected(model: nn.Module, adapter: str) -> Iterator[tuple[str, torch.Tensor, SitePlan]]:
@@ -164,6 +191,17 @@ def _withdraw_copy(model: nn.Module, name: str, wrapper: Any, adapter: str) -> N
         del wrapper.modules_to_save[adapter]
     else:
         _replace(model, name, wrapper.original_module)
+
+
+def drop_idle_copies(model: nn.Module) -> None:
+    """Put the original back where a module has copies of which none is active, which PEFT before 0.20 cannot unload.
+
+    Args:
+        model: The model the adapter's layers are in.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper) and not module.active_adapters:
+            _replace(model, name, module.original_module)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from sensitune.errors import AdapterFileError, ArgumentError, ModelError
 from sensitune.sites import parent_reads_weight
 from sensitune.tuner._calls import CallWatch
-from sensitune.tuner._checks import check_plan, check_tensors, withdraw
+from sensitune.tuner._checks import adapter_file, check_plan, check_tensors, drop_idle_copies, withdraw
 from sensitune.tuner._combine import CombinedSite, combine_copies, combine_layer
 from sensitune.tuner._config import SptConfig
 from sensitune.tuner._conv import SptConv
@@ -181,13 +181,17 @@ class SptModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> Any:
-        """Check an adapter's tensors before PEFT loads any of them; a refused adapter leaves the model as it was."""
-        try:
-            check_tensors(model, adapter_name, state_dict)
-        except AdapterFileError:
-            withdraw(model, adapter_name, config.trained_before)
-            raise
+        """Check an adapter's tensors before PEFT, from 0.21 on, loads any of them."""
+        _check_file(model, config, adapter_name, state_dict)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:
+        """The same check where older PEFT loads; torch calls this before it copies anything into the modules inside."""
+        if not hasattr(BaseTuner, "_remap_adapter_state_dict_for_load"):
+            found = adapter_file(state_dict, prefix)
+            if found and found[0] in self.peft_config:
+                _check_file(self.model, self.peft_config[found[0]], *found)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def add_weighted_adapter(
         self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "linear"
@@ -295,9 +299,19 @@ class SptModel(BaseTuner):
                 if merge:
                     layer.merge(adapter_names=adapter_names)
                 detach(layer.get_base_layer())
+        drop_idle_copies(self.model)
         return super()._unload_and_optionally_merge(
             merge=merge, progressbar=progressbar, safe_merge=False, adapter_names=adapter_names
         )
+
+
+def _check_file(model: nn.Module, config: Any, adapter: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse a damaged file; a refused adapter leaves the model as it was."""
+    try:
+        check_tensors(model, adapter, tensors)
+    except AdapterFileError:
+        withdraw(model, adapter, config.trained_before)
+        raise
 
 
 def _describe(model: nn.Module) -> str:
