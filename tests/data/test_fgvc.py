@@ -90,15 +90,18 @@ def test_a_folder_may_have_the_short_name(write_fgvc: WriteFgvc) -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_cars_load_as_unpacked_and_as_mirrors_nest_them(nested: bool, write_fgvc: WriteFgvc) -> None:
-    root = write_fgvc("cars", prefix="cars_train/")
+@pytest.mark.parametrize("folder", ["cars_train", "car_ims"])
+def test_cars_load_from_both_archives_and_as_mirrors_nest_them(
+    folder: str, nested: bool, write_fgvc: WriteFgvc
+) -> None:
+    root = write_fgvc("cars", prefix=f"{folder}/")
     home = root / "Stanford-cars"
     if nested:
-        (home / "cars_train").rename(home / "once")
-        (home / "cars_train").mkdir()
-        (home / "once").rename(home / "cars_train" / "cars_train")
+        (home / folder).rename(home / "once")
+        (home / folder).mkdir()
+        (home / "once").rename(home / folder / folder)
     first = load_fgvc("cars", root=root).dataset["train"].cast_column("image", ImageFeature(decode=False))[0]["image"]
-    inner = "cars_train/cars_train" if nested else "cars_train"
+    inner = f"{folder}/{folder}" if nested else folder
     assert first["path"] == str(home / inner / "00000.jpg")
 
 

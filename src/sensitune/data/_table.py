@@ -62,14 +62,7 @@ def load_table(
     check_fractions(validation_fraction, test_fraction)
     table = Path(path).expanduser()
     folder = table.parent if root is None else Path(root).expanduser()
-    rows = _read_rows(table)
-    class_names = sorted({row.label for row in rows}, key=_by_value)
-    ids = {name: label for label, name in enumerate(class_names)}
-    named: dict[str, list[LabelledFile]] = {}
-    for number, row in enumerate(rows, start=1):
-        file = LabelledFile(path_inside(folder, row.path, where=f"Row {number} of {table}"), ids[row.label])
-        named.setdefault(_split_name(row.split, number, table), []).append(file)
-    _check_splits(named, table)
+    named, class_names = _label(_read_rows(table), table, folder)
     files = [file for each in named.values() for file in each]
     check_exist(files, source=str(table))
     broken = find_unreadable([file.path for file in files], skip=skip_unreadable)
@@ -86,6 +79,18 @@ def load_table(
         "licence": None,
     }
     return ImageData(build_dataset(splits, class_names), tuple(class_names), info)
+
+
+def _label(rows: Sequence[_Row], table: Path, folder: Path) -> tuple[dict[str, list[LabelledFile]], list[str]]:
+    """The files of every split by class id, and the classes' names."""
+    class_names = sorted({row.label for row in rows}, key=_by_value)
+    ids = {name: label for label, name in enumerate(class_names)}
+    named: dict[str, list[LabelledFile]] = {}
+    for number, row in enumerate(rows, start=1):
+        file = LabelledFile(path_inside(folder, row.path, where=f"Row {number} of {table}"), ids[row.label])
+        named.setdefault(_split_name(row.split, number, table), []).append(file)
+    _check_splits(named, table)
+    return named, class_names
 
 
 def _read_rows(table: Path) -> list[_Row]:

@@ -97,16 +97,15 @@ def unpack_vtab1k(
         The tasks that the archive holds.
 
     Raises:
-        DataError: If it is no zip archive, is damaged, holds no task, or a path in it is absolute, leads out of the
-            folder or is a link; nothing is written then.
+        DataError: If it is no zip archive, is damaged or holds no task; or if a path in it is absolute, leads out of
+            the folder or is a link: nothing is written then.
     """
     target = Path(output).expanduser()
     try:
         with zipfile.ZipFile(archive) as file:
             members = {each: place for each in file.infolist() if (place := _place(each, archive, target))}
-            tasks = [
-                name for name in VTAB_TASKS if any(place.is_relative_to(target / name) for place in members.values())
-            ]
+            found = {place.relative_to(target).parts[0] for place in members.values()}
+            tasks = [name for name in VTAB_TASKS if name in found]
             if not tasks:
                 raise DataError(f"The archive {archive} holds no task folder of VTAB-1k ({', '.join(VTAB_TASKS)}).")
             for done, (member, place) in enumerate(members.items(), start=1):
