@@ -145,7 +145,7 @@ def _class_id(label: Any, name: str, path: Path) -> int:
 
 
 def _image(folder: Path, spec: FgvcDataset, name: str, source: str) -> Path:
-    """Cars come as ``cars_train/`` and ``cars_test/`` or as ``car_ims/``; mirrors nest these once more in themselves."""
+    """Cars come as ``cars_train/`` and ``cars_test/`` or as ``car_ims/``; mirrors nest each once more in itself."""
     path = path_inside(folder / spec.images, name, where=source)
     nested = path.parent / path.parent.name / path.name
     return nested if spec.name == "cars" and not path.exists() and nested.exists() else path
