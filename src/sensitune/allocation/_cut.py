@@ -19,7 +19,7 @@ Indices: TypeAlias = NDArray[np.int64]
 
 # Below this size a partition is so fast that compacting the pool more often would cost more than it saves.
 _MIN_POOL = 1 << 20
-# Every so manieth score tells where a cut must lie; a prime, so that no column of a matrix is missed.
+# Every 61st score tells roughly where a cut must lie; a prime, so that no column of a matrix is missed.
 _SAMPLE_STEP = 61
 
 
