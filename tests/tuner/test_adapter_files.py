@@ -203,6 +203,25 @@ def rewrite(folder: Path, change: Callable[[Tensors], None]) -> None:
     save_file(tensors, file)
 
 
+def test_tensors_of_other_adapters_which_older_peft_wrote_too_are_passed_over(tmp_path: Path) -> None:
+    tuned = tuned_vit()
+    tuned.save_pretrained(tmp_path)
+
+    def add_another_adapters(tensors: Tensors) -> None:
+        name = first(tensors, "spt_up")
+        tensors[name.replace("spt_up.", "spt_up.other.")] = torch.ones(3)
+
+    rewrite(tmp_path, add_another_adapters)
+    assert torch.equal(PeftModel.from_pretrained(vit(), tmp_path).eval()(IMAGES), tuned(IMAGES))
+
+
+def test_a_state_dict_that_is_not_an_adapter_file_is_loaded_as_usual() -> None:
+    tuned, other = tuned_vit(), tuned_vit()
+    result = tuned.load_state_dict(other.state_dict())
+    assert not result.missing_keys
+    assert torch.equal(tuned(IMAGES), other(IMAGES))
+
+
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 def test_another_base_is_refused_by_name_or_shape_and_left_as_it_was(tmp_path: Path, low_cpu_mem_usage: bool) -> None:
     tuned_vit().save_pretrained(tmp_path)

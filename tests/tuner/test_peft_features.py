@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from peft import PeftModel, get_layer_status, get_model_status, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from torch import nn
@@ -33,8 +34,12 @@ from sensitune.errors import ArgumentError, MergeError, ModelError
 from sensitune.sites import outline_model
 from sensitune.tuner import SptConfig
 
-# PEFT 0.21.2 asks transformers 5 for a property that it renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    # PEFT 0.21.2 asks transformers 5 for a property that it renamed.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # PEFT before 0.21 looks for the configuration of a model without a name, and says that there is none.
+    pytest.mark.filterwarnings("ignore:Could not find a config file in  - will assume:UserWarning"),
+]
 
 RANDOM = {"init_weights": False}
 FORMS = {
@@ -430,6 +435,7 @@ IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TRANSFORMERS = {"bert": (tiny_bert, {"input_ids": TOKENS}), "vit": (tiny_vit, {"pixel_values": IMAGES})}
 
 
+@pytest.mark.skipif(Version(peft.__version__) < Version("0.20"), reason="transformers requires peft >= 0.20")
 @pytest.mark.parametrize("name", TRANSFORMERS)
 @pytest.mark.parametrize("from_allocation", [True, False])
 def test_transformers_adds_saves_and_loads_an_adapter(tmp_path: Path, name: str, from_allocation: bool) -> None:

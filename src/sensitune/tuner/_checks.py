@@ -16,7 +16,10 @@ from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._tensors import SptTensors, detach
 
 _PEFT_PREFIX = "base_model.model."
-# The name of a tensor that belongs to an adapter; PEFT forbids dots in an adapter's name.
+# The name of a tensor in an adapter's file. PEFT before 0.21 writes the tensors of the model's other adapters beside
+# them, with the adapter's name in theirs, and loads none of these; so they are passed over.
+_OWN = re.compile(r"\.spt_\w+\.[^.]+$")
+# The name of a tensor in a model, which always says the adapter; PEFT forbids dots in an adapter's name.
 _KEY = re.compile(r"(?P<before>.*\.(spt_\w+|modules_to_save))\.(?P<adapter>[^.]+)\.(?P<slot>.+)")
 
 
@@ -83,7 +86,7 @@ def check_tensors(model: nn.Module, adapter: str, tensors: Mapping[str, torch.Te
     Raises:
         AdapterFileError: If the file is not the one that belongs to the configuration.
     """
-    given = {_in_file(name): tensor for name, tensor in tensors.items() if ".spt_" in name}
+    given = {_in_file(name): tensor for name, tensor in tensors.items() if _OWN.search(name)}
     for own_name, expected, plan in _expected(model, adapter):
         name = _in_file(own_name)
         tensor = given.pop(name, None)
