@@ -85,7 +85,8 @@ def test_the_final_run_trains_on_both(write_fgvc: WriteFgvc) -> None:
     assert together.split_sizes["train"] == apart.split_sizes["train"] + apart.split_sizes["validation"]
 
 
-def test_a_folder_may_have_the_short_name(write_fgvc: WriteFgvc) -> None:
+def test_a_folder_may_have_the_short_name_and_be_given_itself(write_fgvc: WriteFgvc) -> None:
+    assert load_data(write_fgvc("dogs") / "Stanford-dogs").info["benchmark"] == "fgvc/dogs"
     assert load_fgvc("cub", root=write_fgvc("cub", folder="cub")).num_classes == 200
 
 

@@ -172,14 +172,14 @@ def test_a_saved_data_set_of_one_split_is_divided(tmp_path: Path) -> None:
 
 
 def test_a_saved_data_set_with_splits_keeps_them(tmp_path: Path) -> None:
+    sizes = {"train": 12, "valid": 6, "test": 3, "unlabelled": 3}
     names = ClassLabel(names=["x", "y", "z"])
-    saved = DatasetDict(
-        {"train": coloured(12, labels=names), "valid": coloured(6, labels=names), "test": coloured(3, labels=names)}
-    )
+    saved = DatasetDict({name: coloured(size, labels=names) for name, size in sizes.items()})
     saved.save_to_disk(tmp_path / "saved")
     data = load_data(tmp_path / "saved")
     assert data.split_sizes == {"train": 12, "validation": 6, "test": 3}
     assert data.info["split"] == "as published"
+    assert data.info["ignored_splits"] == ["unlabelled"]
 
 
 def test_a_test_split_is_never_taken_out_of_train_where_there_are_others() -> None:

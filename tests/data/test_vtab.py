@@ -67,6 +67,12 @@ def test_the_final_run_trains_on_training_and_validation_images(write_task: Writ
     assert paths_of(chosen, "validation")[0] == str(root / "kitti" / "images" / "val200" / "000000.png")
 
 
+def test_the_tasks_own_folder_is_as_good_as_its_name(write_task: WriteTask) -> None:
+    folder = write_task("kitti") / "kitti"
+    assert load_data(folder).info["benchmark"] == "vtab1k/kitti"
+    assert load_data(folder, train_on_validation=True).split_sizes == {"train": 1000, "test": 711}
+
+
 def test_the_files_keep_the_lists_order_and_their_pixels(write_task: WriteTask) -> None:
     data = load_vtab1k("kitti", root=write_task("kitti"))
     assert data.dataset["train"]["label"][:5] == [0, 3, 2, 1, 0]

@@ -132,6 +132,7 @@ def from_datasets(
         "split": how,
         "seed": seed,
         "split_sizes": {name: len(split) for name, split in made.items()},
+        "ignored_splits": [name for name in dataset if name not in _SPLITS] if isinstance(dataset, dict) else [],
         "train_order": f"shuffled with seed {seed}",
         "licence": getattr(splits["train"].info, "license", None) or None,
     }

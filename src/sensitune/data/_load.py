@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sensitune.data._datasets import load_hub_dataset, load_saved_dataset, load_webdataset
 from sensitune.data._demo import load_demo_data
-from sensitune.data._fgvc import load_fgvc
+from sensitune.data._fgvc import FGVC_DATASETS, load_fgvc
 from sensitune.data._folder import load_image_folder
 from sensitune.data._subset import few_shot, limit_train
 from sensitune.data._table import TABLE_SUFFIXES, load_table
@@ -35,8 +35,8 @@ def load_data(
     | source | what it is |
     |---|---|
     | ``"demo"``, ``"elpv"`` | the demo's photographs |
-    | ``"vtab1k/cifar"`` | a task of VTAB-1k below `root` |
-    | ``"fgvc/cub"`` | a data set of FGVC below `root` |
+    | ``"vtab1k/cifar"`` | a task of VTAB-1k below `root`; the task's folder itself will do as well |
+    | ``"fgvc/cub"`` | a data set of FGVC below `root`; its folder, named so, will do as well |
     | ``"hf:owner/name"``, ``"hf:name:config"`` | a data set of the Hugging Face hub |
     | a ``.csv``, ``.json`` or ``.jsonl`` file | a table of paths and labels, relative to `root` |
     | a path or pattern that ends in ``.tar`` | WebDataset shards |
@@ -79,12 +79,13 @@ def _load(
     max_train: int | None,
     skip_unreadable: bool,
 ) -> ImageData:
-    benchmark, _, name = source.partition("/")
-    if benchmark in _BENCHMARKS and name:
-        return _BENCHMARKS[benchmark](name, root=root, train_on_validation=train_on_validation)
+    path = Path(source).expanduser()
+    benchmark, name, folder = _benchmark(source, path)
+    if benchmark is not None:
+        chosen = root if folder is None else folder
+        return _BENCHMARKS[benchmark](name, root=chosen, train_on_validation=train_on_validation)
     if train_on_validation:
         raise ArgumentError(f"`train_on_validation` goes with vtab1k/TASK and fgvc/NAME, not with {source!r}.")
-    path = Path(source)
     if path.suffix.lower() in TABLE_SUFFIXES:
         return load_table(path, root=root, seed=seed, skip_unreadable=skip_unreadable)
     if root is not None:
@@ -99,3 +100,17 @@ def _load(
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return load_saved_dataset(path, seed=seed)
     return load_image_folder(path, seed=seed, max_train=max_train, skip_unreadable=skip_unreadable)
+
+
+def _benchmark(source: str, path: Path) -> tuple[str | None, str, Path | None]:
+    """Benchmark, name in it, and the folder above where the source is itself the folder."""
+    benchmark, _, name = source.partition("/")
+    if benchmark in _BENCHMARKS and name and not path.is_dir():
+        return benchmark, name, None
+    if (path / "train800.txt").is_file():
+        return "vtab1k", path.name, path.parent
+    if (path / "train.json").is_file():
+        for each in FGVC_DATASETS.values():
+            if path.name in (each.name, each.folder):
+                return "fgvc", each.name, path.parent
+    return None, "", None
