@@ -16,7 +16,7 @@ from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._tensors import SptTensors, detach
 
 _PEFT_PREFIX = "base_model.model."
-# The name of a tensor in an adapter's file. PEFT before 0.21 writes the tensors of the model's other adapters beside
+# The name of a tensor in an adapter's file. PEFT before 0.20 writes the tensors of the model's other adapters beside
 # them, with the adapter's name in theirs, and loads none of these; so they are passed over.
 _OWN = re.compile(r"\.spt_\w+\.[^.]+$")
 # The name of a tensor in a model, which always says the adapter; PEFT forbids dots in an adapter's name.
@@ -197,7 +197,7 @@ def _withdraw_copy(model: nn.Module, name: str, wrapper: Any, adapter: str) -> N
 
 
 def drop_idle_copies(model: nn.Module) -> None:
-    """Put the original back where a module has copies of which none is active, which PEFT before 0.20 cannot unload.
+    """Put the original back where a module has copies of which none is active, which PEFT before 0.21 cannot unload.
 
     Args:
         model: The model the adapter's layers are in.
