@@ -3,7 +3,7 @@
 ViT-B/16 at 224 px, float32, head of 100, random weights (the cost does not depend on them). The two take turns, so that
 every ratio is between neighbours in time. Peak memory is that of a fresh process for each (on a GPU: of the allocator).
 
-    python benchmarks/sensitivity_speed.py --batch-size 8 --repeats 5 --output benchmarks/results/sensitivity_speed.json
+    python benchmarks/sensitivity_speed.py --output benchmarks/results/sensitivity_speed.json
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ def peak_mib_above_the_model(way: str, arguments: argparse.Namespace) -> float:
 
 def main() -> None:
     """Measure and report."""
-    options = parser(__doc__, repeats=5)
+    options = parser(__doc__, repeats=3)
     options.add_argument("--model", default="vit_base_patch16_224")
     options.add_argument("--device", default="cpu")
     options.add_argument("--batch-size", type=int, default=8)
-    options.add_argument("--num-batches", type=int, default=2)
+    options.add_argument("--num-batches", type=int, default=4)
     arguments = options.parse_args()
     clock = prepare(arguments)
     on_gpu = arguments.device.startswith("cuda")
