@@ -40,9 +40,11 @@ class RunConfig:
     """One run: which model is tuned on which images, where the parameters go, and how it is trained."""
 
     model: str
-    """Name of a timm model (vit_base_patch16_224.augreg_in21k), or dinov2_vit_s14_focus."""
+    """Name of a timm model (vit_base_patch16_224.augreg_in21k), one that `sensitune backbones` lists, or
+    dinov2_vit_s14_focus."""
     data: str
-    """Folder with one folder of images per class (with or without train, val and test above them), or demo."""
+    """Folder with one folder of images per class (with or without train, val and test above them), demo, the folder of
+    a VTAB-1k task or FGVC set, a CSV or JSON list of images, or hf:OWNER/NAME."""
     method: Method = "spt-lora"
     """What is tuned: by sensitivity (spt-lora, spt-adapter, sparse), everywhere (lora, adapter, vectors), and so on."""
     budget: int | str | None = None
