@@ -8,7 +8,8 @@ than with a frozen layer, and keeps the used input columns only.
 Writing into W is safe because W is whole again before anything else runs: the original entries are put back bit for
 bit, also when the product fails; a lock keeps other threads out; the version counter, by which autograd tells that a
 saved tensor was changed, is not touched. Only plain float32 or float64 weights are treated so: in half precision small
-deltas would drown in the rounding of W, and a compiler could not follow. `SptLinear` takes the portable way for those.
+deltas would drown in the rounding of W, and a compiler could not follow. `SptLinear` takes the portable way for those,
+and for weights in memory that several processes share, which the lock does not reach.
 """
 
 from __future__ import annotations

@@ -86,6 +86,7 @@ class SptLinear(SptLayer, nn.Module):
             and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled(x.device.type)
             and weight.is_contiguous()
+            and not _shared_between_processes(weight)
             and self._is_plain()
             and all(value.dtype == weight.dtype for value in self._factors_and_values())
         )
@@ -211,6 +212,11 @@ class SptLinear(SptLayer, nn.Module):
 
     def __repr__(self) -> str:
         return "sensitune." + super().__repr__()
+
+
+def _shared_between_processes(weight: torch.Tensor) -> bool:
+    """Whether other processes may read the weight; the lock around the fast way's writing holds in this one only."""
+    return weight.device.type == "cpu" and weight.is_shared()  # torch calls every CUDA tensor shared
 
 
 def _cast(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
