@@ -99,6 +99,40 @@ def test_saving_and_loading_gives_the_same_allocation(allocation: Allocation, tm
     assert as_dict(loaded) == as_dict(allocation)
 
 
+@pytest.fixture
+def ranked(allocation: Allocation) -> Allocation:
+    """The same with a second module of a rank of its own: 3·(3 + 3) = 18 instead of 2 sparse entries."""
+    return dataclasses.replace(
+        allocation,
+        structured=("blocks.0.matrix", "blocks.2.matrix"),
+        sparse={"blocks.3.tensor": torch.tensor([7])},
+        ranks={"blocks.2.matrix": 3},
+    )
+
+
+def test_each_module_may_have_a_rank_of_its_own(ranked: Allocation) -> None:
+    assert [ranked.rank_of(name) for name in ranked.structured] == [2, 3]
+    assert (ranked.structured_params, ranked.trainable_params) == (24 + 18, 37 - 2 + 18)
+    assert [row["params"] for row in ranked.table()] == [4, 24, 6, 18, 1, 0]
+    assert ranked.summary().startswith("spt allocation: lora, ranks 2 to 3, budget 37")
+
+
+def test_ranks_survive_the_disk(ranked: Allocation, tmp_path: Path) -> None:
+    ranked.save(tmp_path / "a.safetensors")
+    assert as_dict(Allocation.load(tmp_path / "a.safetensors")) == as_dict(ranked)
+
+
+def test_a_file_from_before_there_were_ranks_still_loads(allocation: Allocation, tmp_path: Path) -> None:
+    allocation.save(tmp_path / "a.safetensors")
+    rewrite(tmp_path / "a.safetensors", lambda _, header: header.pop("ranks"))
+    assert as_dict(Allocation.load(tmp_path / "a.safetensors")) == as_dict(allocation)
+
+
+def test_a_site_without_a_module_has_no_rank(allocation: Allocation) -> None:
+    with pytest.raises(ArgumentError, match=r"`blocks.2.matrix` has no module, so it has no rank"):
+        allocation.rank_of("blocks.2.matrix")
+
+
 def test_an_allocation_without_sparse_entries_can_be_saved(allocation: Allocation, tmp_path: Path) -> None:
     dataclasses.replace(allocation, sparse={}).save(tmp_path / "a.safetensors")
     assert Allocation.load(tmp_path / "a.safetensors").sparse == {}
@@ -198,6 +232,12 @@ def test_a_failed_save_leaves_nothing_behind(
         ({"sparse": {"blocks.4.vector": torch.tensor([1, 1])}}, "must be sorted and without repetition"),
         ({"sparse": {"blocks.4.vector": torch.tensor([0.5])}}, "must be a non-empty 1-D int64 tensor"),
         ({"sparse": {"blocks.4.vector": torch.empty(0, dtype=torch.int64)}}, "must be a non-empty 1-D int64 tensor"),
+        ({"ranks": {"blocks.2.matrix": 1}}, "`ranks` names `blocks.2.matrix`, which has no module"),
+        (
+            {"ranks": {"blocks.0.matrix": 0}},
+            "The rank of `blocks.0.matrix` must be a whole number of at least 1. Got 0",
+        ),
+        ({"ranks": {"blocks.0.matrix": 1.5}}, "The rank of `blocks.0.matrix` must be a whole number"),
         ({"always_trained": ("mask_token",)}, "`mask_token` is not a parameter that the model always trains"),
     ],
 )

@@ -62,13 +62,15 @@ OUTLINE = outline_model(small())
 
 @st.composite
 def allocations(draw: Callable[..., object], structured: tuple[str, ...] = ("lora", "adapter")) -> Allocation:
-    """Any allocation of the small model: every site may be structured, whole, sparse or frozen."""
-    modules, vectors, sparse = [], [], {}
+    """Any allocation of the small model: every site may be structured at any rank, whole, sparse or frozen."""
+    modules, vectors, sparse, ranks = [], [], {}, {}
     for site in OUTLINE.sites:
         ways = {"matrix": ["frozen", "sparse", "module"], "vector": ["frozen", "sparse", "whole"]}[site.kind]
         way = draw(st.sampled_from(ways))
         if way == "module":
             modules.append(site.id)
+            if draw(st.booleans()):
+                ranks[site.id] = draw(st.integers(1, 5))
         elif way == "whole":
             vectors.append(site.id)
         elif way == "sparse":
@@ -82,6 +84,7 @@ def allocations(draw: Callable[..., object], structured: tuple[str, ...] = ("lor
         rank=draw(st.integers(1, 3)),
         structured_type=draw(st.sampled_from(structured)),
         always_trained=tuple(OUTLINE.always_trained),
+        ranks=ranks,
     )
 
 

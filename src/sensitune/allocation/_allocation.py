@@ -29,19 +29,21 @@ class Allocation:
         structured: Ids of the matrix sites that get a LoRA or an Adapter.
         vectors: Ids of the vector sites that are tuned whole.
         sparse: Site id -> int64 flat indices within the site (row-major, sorted) of the scalars that are trained.
-        rank: Rank of every structured module.
+        rank: Rank of every structured module that `ranks` does not name.
         structured_type: ``"lora"``, ``"adapter"``, or None for sparse only.
         tau: How many of the most sensitive scalars were selected (under a budget: how far down the ranking it reached);
             None for baselines that rank nothing.
         budget: The number of trainable parameters that was asked for; None if `tau` was given, or nothing.
         alpha: A matrix is structured from ``P / alpha`` selected scalars on; None where no ranking was used.
         beta: A vector of size n is tuned whole from ``n / beta`` selected scalars on; None where no ranking was used.
-        method: ``"spt"``, ``"uniform"`` or ``"random"``.
+        method: How the choice was made: ``"spt"``, ``"knapsack"``, or the name of a baseline.
         always_trained: Names of the parameters trained whole whatever the ranking (class token); empty for head only.
         metadata: Where the allocation comes from, JSON-ready: criterion, number of batches, model, seed, versions.
+        ranks: Structured site id -> rank, for modules with a rank of their own; empty = all have `rank`.
 
     Raises:
-        ArgumentError: If a site is unknown, of the wrong kind, named twice, or an index lies outside its site.
+        ArgumentError: If a site is unknown, of the wrong kind, named twice, or given an impossible rank, or an index
+            lies outside its site.
     """
 
     outline: ModelOutline
@@ -57,9 +59,11 @@ class Allocation:
     method: str = "spt"
     always_trained: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_sites(self)
+        _check_ranks(self)
         for site_id, indices in self.sparse.items():
             _check_indices(self.site(site_id), indices)
 
@@ -83,6 +87,29 @@ class Allocation:
             raise ArgumentError(f"`{site_id}` is not one of the {len(self._sites)} sites that the model ranks.")
         return self._sites[site_id]
 
+    def rank_of(self, site_id: str) -> int:
+        """The rank of one structured module.
+
+        Args:
+            site_id: Id of a structured site.
+
+        Returns:
+            Its own rank, or the common one.
+
+        Raises:
+            ArgumentError: If the site is not structured.
+        """
+        if site_id not in self.structured:
+            raise ArgumentError(f"`{site_id}` has no module, so it has no rank.")
+        return self.ranks.get(site_id, self.rank)
+
+    @property
+    def rank_label(self) -> str:
+        """The ranks of all structured modules in words: ``rank 8``, or ``ranks 1 to 12``."""
+        ranks = {self.rank_of(name) for name in self.structured} or {self.rank}
+        low, high = min(ranks), max(ranks)
+        return f"rank {low}" if low == high else f"ranks {low} to {high}"
+
     @property
     def num_sites(self) -> int:
         """Number of sites that are tuned in some way."""
@@ -91,7 +118,7 @@ class Allocation:
     @property
     def structured_params(self) -> int:
         """Parameters of all LoRA or Adapter modules."""
-        return sum(module_params(self.site(name), self.structured_type, self.rank) for name in self.structured)
+        return sum(module_params(self.site(name), self.structured_type, self.rank_of(name)) for name in self.structured)
 
     @property
     def vector_params(self) -> int:
@@ -141,7 +168,7 @@ class Allocation:
         tensors = {name: _stored(self.site(name), indices) for name, indices in self.sparse.items()}
         content = {name: getattr(self, name) for name in _JSON_FIELDS}
         content["outline"] = self.outline.to_dict()
-        content["metadata"] = dict(self.metadata)
+        content |= {"metadata": dict(self.metadata), "ranks": dict(self.ranks)}
         save_tensor_file(path, tensors, kind=_KIND, content=content)
 
     @classmethod
@@ -164,7 +191,8 @@ class Allocation:
                 fields[name] = tuple(fields[name])
             sparse = {name: indices.to(torch.int64) for name, indices in tensors.items()}
             outline = ModelOutline.from_dict(content["outline"])
-            return cls(outline=outline, sparse=sparse, metadata=content["metadata"], **fields)
+            ranks = content.get("ranks", {})  # files of the first version have one rank for all modules
+            return cls(outline=outline, sparse=sparse, metadata=content["metadata"], ranks=ranks, **fields)
         except (ArgumentError, KeyError, TypeError) as error:
             raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
 
@@ -195,6 +223,14 @@ def _check_sites(allocation: Allocation) -> None:
     for name in allocation.always_trained:
         if name not in allocation.outline.always_trained:
             raise ArgumentError(f"`{name}` is not a parameter that the model always trains.")
+
+
+def _check_ranks(allocation: Allocation) -> None:
+    for name, rank in allocation.ranks.items():
+        if name not in allocation.structured:
+            raise ArgumentError(f"`ranks` names `{name}`, which has no module. Leave it out, or structure the site.")
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise ArgumentError(f"The rank of `{name}` must be a whole number of at least 1. Got {rank!r}.")
 
 
 def _check_kind(site: Site, kind: str, tuning: str) -> None:

@@ -41,7 +41,7 @@ def _site_rows(allocation: Allocation) -> Iterator[dict[str, Any]]:
     for site in allocation.outline.sites:
         tuning, params = "frozen", 0
         if site.id in structured:
-            tuning, params = "structured", module_params(site, allocation.structured_type, allocation.rank)
+            tuning, params = "structured", module_params(site, allocation.structured_type, allocation.rank_of(site.id))
         elif site.id in vectors:
             tuning, params = "vector", site.numel
         elif site.id in allocation.sparse:
@@ -75,7 +75,7 @@ def _align(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _title(allocation: Allocation) -> str:
-    module = f"{allocation.structured_type}, rank {allocation.rank}" if allocation.structured_type else "no modules"
+    module = f"{allocation.structured_type}, {allocation.rank_label}" if allocation.structured_type else "no modules"
     asked = f", budget {allocation.budget:,}" if allocation.budget is not None else ""
     tau = f", tau {allocation.tau:,}" if allocation.tau is not None else ""
     return f"{allocation.method} allocation: {module}{asked}{tau}"

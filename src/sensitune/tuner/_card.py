@@ -56,13 +56,15 @@ def _size(config: SptConfig) -> list[str]:
     if config.site_plan is None:
         form = f"{config.structured_type} of rank {config.r}" if config.r else f"{config.num_sparse} entries per module"
         return [f"- Placement: {form}, chosen without data"]
-    forms = [plan.form for plan in config.plans.values()]
+    plans = config.plans.values()
+    forms = [plan.form for plan in plans]
     counts = ", ".join(
         f"{forms.count(form)} {form}" for form in ("lora", "adapter", "sparse", "whole") if form in forms
     )
+    ranks = ", ".join(map(str, sorted({plan.size for plan in plans if plan.form in {"lora", "adapter"}}))) or config.r
     budget = "none" if config.budget is None else f"{config.budget:,} parameters"
     return [
-        f"- Placement: {config.method}; sites: {counts or 'none'}; rank {config.r}",
+        f"- Placement: {config.method}; sites: {counts or 'none'}; rank {ranks}",
         f"- Budget: {budget}",
         f"- Trained parameters: {config.trainable_params:,}, the head not counted",
     ]

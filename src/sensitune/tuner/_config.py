@@ -185,7 +185,7 @@ def _plans_of(allocation: Allocation, *, reads_input: bool) -> dict[str, SitePla
         shape = tuple(allocation.outline.always_trained[name])
         plans[name] = SitePlan(name, "whole", torch.Size(shape).numel(), shape)
     sizes: Mapping[str, tuple[Any, int]] = (
-        dict.fromkeys(allocation.structured, (allocation.structured_type, allocation.rank))
+        {site: (allocation.structured_type, allocation.rank_of(site)) for site in allocation.structured}
         | dict.fromkeys(allocation.vectors, ("whole", 0))
         | {site: ("sparse", int(indices.numel())) for site, indices in allocation.sparse.items()}
     )

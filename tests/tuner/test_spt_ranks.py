@@ -1,0 +1,157 @@
+"""Modules of different ranks side by side: in one fused projection, in several adapters, saved, merged and combined."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from sensitune.allocation import Allocation
+from sensitune.sites import outline_model
+from sensitune.tuner import SptConfig
+
+INPUTS = torch.randn(5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+RANKS = {"q": 1, "k": 4, "v": 2}
+SIZES = {"lora": 12, "adapter": 13}  # parameters per rank; an Adapter has `out` biases besides
+
+
+class Attention(nn.Module):
+    """A fused projection, stored either way, and a 1×1 convolution."""
+
+    num_heads, head_dim = 1, 6
+
+    def __init__(self, transposed: bool = False) -> None:
+        super().__init__()
+        self.qkv = Conv1D(18, 6) if transposed else nn.Linear(6, 18)
+        self.mix = nn.Conv1d(6, 6, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.mix((torch.tanh(q) * k + v).transpose(1, 2))
+
+
+def attention(transposed: bool = False) -> Attention:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Attention(transposed).double().eval()
+
+
+def allocation(structured: str = "lora", shift: int = 0, transposed: bool = False) -> Allocation:
+    """Ranks 1, 4 and 2 on q, k and v, each `shift` more; the common rank of 3 on the convolution."""
+    outline = outline_model(attention(transposed))
+    ranks = {site.id: RANKS[site.operation] + shift for site in outline.sites if site.id.startswith("qkv.weight")}
+    return Allocation(
+        outline=outline,
+        structured=(*ranks, "mix.weight"),
+        vectors=(),
+        sparse={"qkv.bias[q]": torch.tensor([2])},
+        rank=3,
+        structured_type=structured,  # type: ignore[arg-type]
+        ranks=ranks,
+    )
+
+
+def tuned(one: Allocation, transposed: bool = False, **options: object) -> PeftModel:
+    torch.manual_seed(1)
+    config = SptConfig.from_allocation(one, init_weights=False, **options)  # type: ignore[arg-type]
+    return get_peft_model(attention(transposed), config).double().eval()
+
+
+def dense_change(model: PeftModel, operation: str, transposed: bool) -> torch.Tensor:
+    """``up · down`` of one slice as ``[6, 6]``."""
+    roles = model.base_model.site_parameters()[f"qkv.weight[{operation}]"]
+    return roles["up"] @ roles["down"]
+
+
+def test_the_outline_has_the_slices_that_these_tests_are_about() -> None:
+    assert set(allocation().ranks) == {f"qkv.weight[{operation}]" for operation in RANKS}
+
+
+@pytest.mark.parametrize("structured", ["lora", "adapter"])
+def test_every_module_gets_its_own_rank_and_the_model_trains_what_the_allocation_says(structured: str) -> None:
+    one = allocation(structured)
+    model = tuned(one)
+    ranks = {site: len(roles["down"]) for site, roles in model.base_model.site_parameters().items() if "down" in roles}
+    assert ranks == {**one.ranks, "mix.weight": 3}
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    biases = 4 * 6 if structured == "adapter" else 0
+    assert trained == one.trainable_params == (1 + 4 + 2 + 3) * SIZES[structured] + biases + 1
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])  # with dropout in training, the layer takes its other way
+def test_output_and_gradients_equal_those_of_dense_changes(transposed: bool, dropout: float) -> None:
+    model = tuned(allocation(transposed=transposed), transposed, dropout=dropout, drop_path=0.0)
+    base = attention(transposed)
+    inner = model.base_model.model
+    if dropout:
+        inner.qkv.train()
+    x = INPUTS.clone().requires_grad_()
+    expected_x = INPUTS.clone().requires_grad_()
+    torch.manual_seed(3)
+    output = inner.qkv(x)
+    torch.manual_seed(3)
+    dropped = F.dropout(expected_x, dropout, training=True)
+    parts = [dropped @ dense_change(model, operation, transposed).t() for operation in RANKS]
+    bias = inner.qkv.tuned("sparse", "default", "bias[q]")
+    expected = base.qkv(expected_x) + torch.cat(parts, -1) + F.pad(bias, (2, 15))
+    torch.testing.assert_close(output, expected)
+    factors = [
+        value for site, roles in model.base_model.site_parameters().items() if "qkv" in site for value in roles.values()
+    ]
+    weights = torch.randn_like(output)
+    ours = torch.autograd.grad((output * weights).sum(), [x, *factors])
+    reference = torch.autograd.grad((expected * weights).sum(), [expected_x, *factors])
+    for first, second in zip(ours, reference, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("structured", ["lora", "adapter"])
+def test_a_saved_adapter_keeps_each_rank(tmp_path: Path, structured: str) -> None:
+    model = tuned(allocation(structured))
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(attention(), tmp_path).double().eval()
+    torch.testing.assert_close(loaded(INPUTS), model(INPUTS))  # without gradients, torch convolves another way
+    assert loaded.base_model.site_parameters()["qkv.weight[k]"]["down"].shape == (4, 6)
+    assert "rank 1, 2, 3, 4" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_merging_and_unmerging_are_exact(transposed: bool) -> None:
+    model = tuned(allocation(transposed=transposed), transposed)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = model(INPUTS)
+    model.merge_adapter()
+    torch.testing.assert_close(model(INPUTS), expected)
+    model.unmerge_adapter()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(model.merge_and_unload()(INPUTS), expected)
+
+
+def test_adapters_of_different_ranks_add_and_combine() -> None:
+    model = tuned(allocation())
+    model.add_adapter("other", SptConfig.from_allocation(allocation(shift=2), init_weights=False))
+    model = model.double().eval()
+    model.base_model.add_weighted_adapter(["default", "other"], [0.5, -2.0], "sum")
+    sites = [model.base_model.site_parameters(name) for name in ("default", "other", "sum")]
+    for site in allocation().ranks:
+        first, second, both = (found[site]["up"] @ found[site]["down"] for found in sites)
+        torch.testing.assert_close(both, 0.5 * first - 2.0 * second)
+    assert sites[2]["qkv.weight[k]"]["down"].shape == (4 + 6, 6)
+    model.base_model.set_adapter(["default", "other"])
+    stacked = model(INPUTS)
+    model.base_model.merge_adapter(["default", "other"])
+    torch.testing.assert_close(model(INPUTS), stacked)
+
+
+def test_a_common_rank_is_the_same_as_that_rank_everywhere() -> None:
+    common = replace(allocation(), ranks={}, rank=2)
+    named = replace(common, ranks=dict.fromkeys(common.structured, 2), rank=7)
+    assert common.trainable_params == named.trainable_params
+    assert torch.equal(tuned(common)(INPUTS), tuned(named)(INPUTS))
