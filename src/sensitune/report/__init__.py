@@ -20,13 +20,17 @@ from sensitune.report._counts import sensitive_counts
 from sensitune.report._heat_map import figure_heat_map
 from sensitune.report._style import save_figure
 from sensitune.report._table import Column, Table
+from sensitune.report._task_table import Score, TableRow, TaskTable
 from sensitune.report._write import write_report
 
 __all__ = [
     "AllocationRow",
     "Column",
     "ComparisonRow",
+    "Score",
     "Table",
+    "TableRow",
+    "TaskTable",
     "allocation_table",
     "comparison_table",
     "figure_accuracy",

@@ -1,0 +1,301 @@
+"""The field's table: a column per task, the mean of each group, and the mean of the groups."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from sensitune.errors import ArgumentError
+from sensitune.report._table import _markdown_line
+
+if TYPE_CHECKING:
+    import rich.table
+
+_MEAN = "mean"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """An accuracy.
+
+    Attributes:
+        mean: Its mean over seeds, in [0, 1].
+        std: Its standard deviation over seeds, with n - 1 below the fraction; None with fewer than 2 seeds.
+    """
+
+    mean: float
+    std: float | None = None
+
+    @classmethod
+    def of(cls, by_seed: Sequence[float]) -> Score:
+        """The score of one accuracy per seed."""
+        return cls(fmean(by_seed), stdev(by_seed) if len(by_seed) > 1 else None)
+
+    def show(self) -> str:
+        """In per cent, to one decimal: ``75.3 ± 0.2``."""
+        return f"{100 * self.mean:.1f}" + ("" if self.std is None else f" ± {100 * self.std:.1f}")
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One method on every task.
+
+    Attributes:
+        label: What a reader calls it.
+        values: Task -> test accuracy in [0, 1] of every seed, in the same order for all tasks; a task that is not
+            finished is left out.
+        trainable_params: Scalars that trained, the head not counted; a mean where it differs between tasks; None if
+            unknown.
+        note: What a reader must know of the row; of a published one, where it is printed.
+        published: Whether it was read in a publication instead of measured: it is shown as it was printed, without ±,
+            and no mean of it is computed.
+        group_values: Of a published row: group -> printed mean, in [0, 1].
+        mean: Of a published row: the printed headline mean, in [0, 1].
+    """
+
+    label: str
+    values: Mapping[str, Sequence[float]]
+    trainable_params: int | None = None
+    note: str = ""
+    published: bool = False
+    group_values: Mapping[str, float] = field(default_factory=dict)
+    mean: float | None = None
+
+    def __post_init__(self) -> None:
+        printed = [*self.group_values.values(), *([] if self.mean is None else [self.mean])]
+        if printed and not self.published:
+            raise ArgumentError(f"`group_values` and `mean` of {self.label!r} follow from its values. Leave them out.")
+        for value in [*printed, *(value for values in self.values.values() for value in values)]:
+            if not 0 <= value <= 1:
+                raise ArgumentError(f"An accuracy must be in [0, 1], not in per cent. {self.label!r} has {value}.")
+        counts = {len(values) for values in self.values.values()}
+        if len(counts) > 1 or 0 in counts or (self.published and counts - {1}):
+            raise ArgumentError(
+                f"Every task of {self.label!r} must have one accuracy per seed, a published one a single accuracy. "
+                f"Got {', '.join(f'{task}: {len(values)}' for task, values in self.values.items())}."
+            )
+
+    @property
+    def num_seeds(self) -> int | None:
+        """Seeds behind every accuracy; None if there is none, or nothing is said of them."""
+        return None if self.published else next(map(len, self.values.values()), None)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTable:
+    """Methods × tasks as the field prints it: every task, then the mean of each group, then the mean of the groups.
+
+    With accuracies a[t, s] of task t and seed s, a group's mean is ``mean over s of (mean over its t of a[t, s])``, its
+    ± the standard deviation over s of the inner mean; the headline's inner mean is that of the groups' inner means
+    (VTAB-1k: Zhai et al., arXiv 1910.04867, section 2). With a single group, its mean is the headline. A mean over
+    tasks of which one is missing is not given.
+
+    Attributes:
+        groups: Group -> its tasks, in the order of the columns.
+        rows: The methods.
+        title: What stands above the table.
+    """
+
+    groups: Mapping[str, tuple[str, ...]]
+    rows: tuple[TableRow, ...]
+    title: str = "Test accuracy"
+
+    def __post_init__(self) -> None:
+        if not self.rows or not self.tasks:
+            raise ArgumentError("A table needs at least one row and one task. Got none.")
+        for row in self.rows:
+            unknown = [name for name in row.values if name not in self.tasks]
+            unknown += [name for name in row.group_values if name not in self.groups]
+            if unknown:
+                raise ArgumentError(f"{row.label!r} has {unknown[0]!r}, which is no column of the table.")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Every task, in the order of the columns."""
+        return tuple(task for tasks in self.groups.values() for task in tasks)
+
+    @property
+    def caption(self) -> str:
+        """What a reader must know to read the numbers right, in sentences."""
+        parts = [f"Test accuracy in per cent{self._describe_seeds()}."]
+        if len(self.groups) > 1:
+            parts.append("The mean is that of the group means.")
+        if self._has_params:
+            parts.append("Trainable parameters: the head not counted, a mean over the tasks.")
+        for row in self.rows:
+            finished = f"{len(row.values)} of {len(self.tasks)} tasks finished"
+            unfinished = not row.published and len(row.values) < len(self.tasks)
+            if said := "; ".join(filter(None, [row.note, finished if unfinished else ""])):
+                parts.append(f"{row.label}: {said}.")
+        return " ".join(parts)
+
+    def scores(self, row: TableRow) -> list[Score | None]:
+        """A row's cells: the tasks, the groups if there are several, the headline; None where there is nothing to say.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            A score per column.
+        """
+        tasks = [Score.of(row.values[task]) if task in row.values else None for task in self.tasks]
+        if row.published:
+            printed = [row.group_values.get(group) for group in self._shown_groups]
+            return [*tasks, *(None if value is None else Score(value) for value in (*printed, row.mean))]
+        by_seed = {group: _mean_by_seed(row.values, tasks) for group, tasks in self.groups.items()}
+        groups = [Score.of(by_seed[group]) if by_seed[group] else None for group in self._shown_groups]
+        headline = _mean_by_seed(by_seed, tuple(by_seed)) if all(by_seed.values()) else []
+        return [*tasks, *groups, Score.of(headline) if headline else None]
+
+    def markdown(self) -> str:
+        """The table as a page in Markdown: title, table, caption."""
+        headings = ["method", *(["trainable"] if self._has_params else []), *self._headings]
+        body = [[row.label, *self._params(row), *self._texts(row)] for row in self.rows]
+        rule = ["---", *["---:"] * (len(headings) - 1)]
+        table = "\n".join(map(_markdown_line, (headings, rule, *body)))
+        return f"# {self.title}\n\n{table}\n\n{self.caption}\n"
+
+    def csv(self) -> str:
+        """The table for a machine: accuracies in [0, 1] to 12 digits, standard deviations in columns of their own.
+
+        Returns:
+            ``method, published, note, num_seeds, trainable_params``, then ``NAME, NAME_std`` for every task, for
+            ``mean_GROUP`` where there are several groups, and for ``mean``. What is not known is empty.
+        """
+        names = [*self.tasks, *(f"mean_{group}" for group in self._shown_groups), _MEAN]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        columns = (column for name in names for column in (name, f"{name}_std"))
+        writer.writerow(["method", "published", "note", "num_seeds", "trainable_params", *columns])
+        for row in self.rows:
+            scores = (value for score in self.scores(row) for value in _digits(score))
+            writer.writerow([row.label, row.published, row.note, row.num_seeds, row.trainable_params, *scores])
+        return text.getvalue()
+
+    def latex(self) -> str:
+        """The table for a paper: a ``table*`` that needs the packages booktabs and graphicx."""
+        before = "l" + "r" * self._has_params
+        body = [" & ".join(map(_escape, [row.label, *self._params(row), *self._texts(row)])) for row in self.rows]
+        return "\n".join(
+            [
+                r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
+                r"\begin{table*}",
+                r"\centering",
+                rf"\caption{{{_escape(f'{self.title}. {self.caption}')}}}",
+                r"\resizebox{\textwidth}{!}{%",
+                rf"\begin{{tabular}}{{{before}{'c' * len(self._headings)}}}",
+                r"\toprule",
+                *self._latex_headings(len(before)),
+                r"\midrule",
+                *(rf"{line} \\" for line in body),
+                r"\bottomrule",
+                r"\end{tabular}}",
+                r"\end{table*}",
+                "",
+            ]
+        )
+
+    def __rich__(self) -> rich.table.Table:
+        """The table for a terminal, with a line per task: 24 columns fit on none."""
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        drawn = RichTable(title=self.title, caption=self.caption, box=box.SIMPLE_HEAD, pad_edge=False)
+        drawn.title_style, drawn.title_justify, drawn.caption_justify = "bold", "left", "left"
+        for index, heading in enumerate(["", *(row.label for row in self.rows)]):
+            drawn.add_column(Text(heading), justify="right" if index else "left")
+        columns = list(zip(*map(self._texts, self.rows), strict=True))
+        ends = {len(self.tasks) - 1, len(columns) - 1}
+        for index, (heading, cells) in enumerate(zip(self._headings, columns, strict=True)):
+            drawn.add_row(Text(heading), *map(Text, cells), end_section=index in ends)
+        if self._has_params:
+            drawn.add_row(Text("trainable"), *(Text(*self._params(row)) for row in self.rows))
+        return drawn
+
+    @property
+    def _shown_groups(self) -> tuple[str, ...]:
+        return tuple(self.groups) if len(self.groups) > 1 else ()
+
+    @property
+    def _headings(self) -> list[str]:
+        return [*self.tasks, *self._shown_groups, _MEAN]
+
+    @property
+    def _num_means(self) -> int:
+        return len(self._shown_groups) + 1
+
+    @property
+    def _has_params(self) -> bool:
+        return any(row.trainable_params is not None for row in self.rows)
+
+    def _params(self, row: TableRow) -> list[str]:
+        if not self._has_params:
+            return []
+        return ["–" if row.trainable_params is None else f"{row.trainable_params:,}"]
+
+    def _texts(self, row: TableRow) -> list[str]:
+        return ["–" if score is None else score.show() for score in self.scores(row)]
+
+    def _describe_seeds(self) -> str:
+        counts = {row.num_seeds for row in self.rows} - {None}
+        if not counts:
+            return ""
+        if counts == {1}:
+            return ", one seed"
+        return f", mean ± standard deviation over {' or '.join(map(str, sorted(filter(None, counts))))} seeds"
+
+    def _latex_headings(self, before: int) -> list[str]:
+        """The names of all columns, upright; where there are several groups, their names above."""
+        first = ["method", *(["trainable"] if self._has_params else [])]
+        names = [rf"\rotatebox{{90}}{{{_escape(heading)}}}" for heading in self._headings]
+        lines = [rf"{' & '.join([*first, *names])} \\"]
+        if not self._shown_groups:
+            return lines
+        spans, rules, start = [""] * before, [], before + 1
+        for group, width in [
+            *((group, len(tasks)) for group, tasks in self.groups.items()),
+            ("means", self._num_means),
+        ]:
+            spans.append(rf"\multicolumn{{{width}}}{{c}}{{{_escape(group)}}}")
+            rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
+            start += width
+        return [rf"{' & '.join(spans)} \\", " ".join(rules), *lines]
+
+
+def _mean_by_seed(values: Mapping[str, Sequence[float]], names: Sequence[str]) -> list[float]:
+    """The mean over the names for every seed; empty if one of them is missing."""
+    if any(name not in values for name in names):
+        return []
+    return [fmean(each) for each in zip(*(values[name] for name in names), strict=True)]
+
+
+def _digits(score: Score | None) -> tuple[str, str]:
+    if score is None:
+        return "", ""
+    return f"{score.mean:.12g}", "" if score.std is None else f"{score.std:.12g}"
+
+
+_LATEX = str.maketrans(
+    {
+        **{sign: "\\" + sign for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "–": "--",
+    }
+)
+
+
+def _escape(text: str) -> str:
+    """Plain text -> LaTeX."""
+    return text.translate(_LATEX)
