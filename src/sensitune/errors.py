@@ -53,3 +53,7 @@ class ConfigError(SensituneError, ValueError):
 
 class RunFolderError(SensituneError, FileExistsError):
     """A run folder that belongs to another configuration, or lacks what a stage needs."""
+
+
+class SweepError(SensituneError, RuntimeError):
+    """Runs of a sweep that failed while the others went on."""

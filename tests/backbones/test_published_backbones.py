@@ -87,6 +87,21 @@ def test_every_tensor_of_the_original_file_is_in_its_place_and_the_old_head_is_d
 
 
 @pytest.mark.usefixtures("small_models")
+def test_the_encoder_is_taken_from_a_whole_contrastive_pretraining(tmp_path: Path) -> None:
+    state = state_of("vit_b16_mocov3")
+    body = {key: tensor for key, tensor in state.items() if not is_head(key)}
+    heads = {"head.0.weight": torch.randn(8, 16), "head.1.weight": torch.randn(8)}
+    whole = {f"module.base_encoder.{key}": tensor for key, tensor in {**body, **heads}.items()}
+    whole |= {f"module.momentum_encoder.{key}": torch.zeros_like(tensor) for key, tensor in body.items()}
+    path = tmp_path / "vit-b-300ep.pth.tar"
+    torch.save({"epoch": 300, "state_dict": {**whole, "module.predictor.0.weight": torch.zeros(8, 8)}}, path)
+    backbone = load("vit_b16_mocov3", path)
+    filled = backbone.model.state_dict()
+    assert all(torch.equal(filled[key], tensor) for key, tensor in body.items())
+    assert set(backbone.dropped) == set(heads)
+
+
+@pytest.mark.usefixtures("small_models")
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_another_image_size_resizes_the_position_embedding_and_nothing_else(
     name: str, tmp_path: Path, write_published: dict[str, Write]

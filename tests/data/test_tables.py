@@ -16,7 +16,16 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from sensitune.data import ImageData, ImageTransform, PreparedImages, few_shot, from_datasets, load_data, load_table
+from sensitune.data import (
+    ImageData,
+    ImageTransform,
+    PreparedImages,
+    few_shot,
+    from_datasets,
+    join_validation,
+    load_data,
+    load_table,
+)
 from sensitune.errors import ArgumentError, DataError
 
 Write = Callable[..., list[Path]]
@@ -290,5 +299,15 @@ def test_impossible_numbers_of_training_images_are_refused(rows: list[tuple[str,
 def test_options_that_do_not_go_with_the_source_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"`root` goes with vtab1k/TASK, .* not with 'demo'"):
         load_data("demo", root=tmp_path)
-    with pytest.raises(ArgumentError, match=r"`train_on_validation` goes with vtab1k/TASK and fgvc/NAME, not with 'x'"):
-        load_data("x", train_on_validation=True)
+
+
+def test_validation_images_join_the_training_images(rows: list[tuple[str, str]], tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "t.csv", rows)
+    apart, joined = load_data(table), load_data(table, train_on_validation=True)
+    sizes = apart.split_sizes
+    assert joined.split_sizes == {"train": sizes["train"] + sizes["validation"], "test": sizes["test"]}
+    expected = [*apart.dataset["train"]["label"], *apart.dataset["validation"]["label"]]
+    assert list(joined.dataset["train"]["label"]) == expected
+    assert joined.info["train_on_validation"] is True
+    with pytest.raises(DataError, match=r"`train_on_validation` needs a validation split. The data has: train, test"):
+        join_validation(joined)

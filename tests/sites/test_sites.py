@@ -254,3 +254,13 @@ def test_mistakes_are_refused_in_one_sentence() -> None:
     tuned.peft_config = {}
     with pytest.raises(ModelError, match="already carries a PEFT adapter"):
         find_sites(tuned)
+
+
+def test_a_fused_projection_can_be_taken_as_the_one_matrix_it_is_stored_as() -> None:
+    model = tiny_timm_vit()
+    split, stored = outline_model(model), outline_model(model, split_fused=False)
+    fused = [site for site in stored.sites if site.parameter.endswith("qkv.weight")]
+    assert [(site.id, site.rows, site.shape) for site in fused] == [
+        (f"blocks.{block}.attn.qkv.weight", None, (36, 12)) for block in (0, 1)
+    ]
+    assert sum(site.numel for site in stored.sites) == sum(site.numel for site in split.sites)

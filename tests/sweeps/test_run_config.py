@@ -38,7 +38,7 @@ def test_what_yaml_leaves_out_takes_its_default(tmp_path: Path) -> None:
         ("recipe: {epochs: true}", r"`recipe\.epochs` must be a whole number\. Got True"),
         ("recipe: {learning_rate: fast}", r"`recipe\.learning_rate` must be a number\. Got 'fast'"),
         ("recipe: 3", r"`recipe` must be a group of settings\. Got 3"),
-        ("method: lore", r"`method` must be one of spt-lora, .*, head\. Got 'lore'"),
+        ("method: lore", r"`method` must be one of spt-lora, .*, full\. Got 'lore'"),
         ("tau: 0.5", r"`tau` must be a whole number or null\. Got 0\.5"),
     ],
 )

@@ -75,6 +75,18 @@ def test_a_run_without_validation_chooses_nothing(
     assert not (tmp_path / "adapter_chosen").exists()
 
 
+def test_a_run_may_look_at_the_validation_split_at_its_end_alone(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    every = train(make_model(), data, RECIPE, tmp_path / "every", transform=transform, device="cpu")
+    options = {"transform": transform, "device": "cpu", "validate_every_epoch": False}
+    last = train(make_model(), data, RECIPE, tmp_path / "last", **options)
+    assert [row.validation_accuracy is None for row in last.metrics] == [True] * (RECIPE.epochs - 1) + [False]
+    assert last.chosen_epoch == RECIPE.epochs
+    assert last.validation_accuracy_last == every.validation_accuracy_last
+    assert last.test_accuracy_chosen == last.test_accuracy_last == every.test_accuracy_last
+
+
 @pytest.mark.parametrize("stop_at_step", [5, 8, 11])
 def test_a_resumed_run_ends_like_one_in_one_piece(
     make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path, stop_at_step: int

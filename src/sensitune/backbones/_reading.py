@@ -21,6 +21,9 @@ READABLE = ".safetensors, .npz, .pth, .pt, .bin, .pth.tar"
 # Where published checkpoints keep their weights: MAE, Swin and ConvNeXt under "model", MoCo v3 under "state_dict".
 _WRAPPERS = ("model", "state_dict")
 _PARALLEL_PREFIX = "module."
+# MoCo v3 saves its pretraining as it stands: the encoder, its slow copy and the network that predicts the one from it.
+_ENCODER_PREFIX = "base_encoder."
+_BESIDE_THE_ENCODER = ("momentum_encoder.", "predictor.")
 
 
 def checkpoint_path(checkpoint: str) -> Path:
@@ -51,13 +54,14 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         path: A file that `checkpoint_path` accepted, other than ``.npz``.
 
     Returns:
-        Tensors on the CPU. A wrapping ``model`` or ``state_dict`` and a leading ``module.`` are taken off.
+        Tensors on the CPU. A wrapping ``model`` or ``state_dict`` and a leading ``module.`` are taken off; of a
+        contrastive pretraining only the encoder is kept.
 
     Raises:
         CheckpointError: If the file is damaged, needs unsafe unpickling, or holds no table of tensors.
     """
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return _without_parallel_prefix(_unwrap(content, path))
+    return _encoder_alone(_without_parallel_prefix(_unwrap(content, path)))
 
 
 def _refuse_stand_ins(path: Path) -> None:
@@ -131,3 +135,13 @@ def _without_parallel_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torc
     if not all(name.startswith(_PARALLEL_PREFIX) for name in tensors):
         return tensors
     return {name.removeprefix(_PARALLEL_PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def _encoder_alone(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    if not all(name.startswith((_ENCODER_PREFIX, *_BESIDE_THE_ENCODER)) for name in tensors):
+        return tensors
+    return {
+        name.removeprefix(_ENCODER_PREFIX): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(_ENCODER_PREFIX)
+    }

@@ -18,6 +18,7 @@ COMMANDS = {
     "allocate": "second stage alone: decide what is tuned under the budget",
     "train": "third stage alone: train the adapter and the head",
     "evaluate": "test the trained adapter of a run once more, from its files",
+    "sweep": "many runs from one file: tasks, methods, budgets and seeds, to the field's table",
     "predict": "classes of image files as CSV, from an adapter folder",
     "merge": "fold an adapter into its backbone: one plain checkpoint",
     "backbones": "the published backbones by short name, with licences and addresses",

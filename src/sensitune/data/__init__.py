@@ -21,7 +21,7 @@ from sensitune.data._demo import DEMO_CLASSES, load_demo_data
 from sensitune.data._fgvc import FGVC_DATASETS, FgvcDataset, fgvc_transform, load_fgvc
 from sensitune.data._folder import load_image_folder
 from sensitune.data._load import DEMO_NAMES, load_data
-from sensitune.data._subset import few_shot, limit_train
+from sensitune.data._subset import few_shot, join_validation, limit_train
 from sensitune.data._table import load_table
 from sensitune.data._transform import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
 from sensitune.data._types import ImageData
@@ -46,6 +46,7 @@ __all__ = [
     "few_shot",
     "fgvc_transform",
     "from_datasets",
+    "join_validation",
     "limit_train",
     "load_data",
     "load_demo_data",

@@ -9,7 +9,7 @@ from sensitune.data._datasets import load_hub_dataset, load_saved_dataset, load_
 from sensitune.data._demo import load_demo_data
 from sensitune.data._fgvc import FGVC_DATASETS, load_fgvc
 from sensitune.data._folder import load_image_folder
-from sensitune.data._subset import few_shot, limit_train
+from sensitune.data._subset import few_shot, join_validation, limit_train
 from sensitune.data._table import TABLE_SUFFIXES, load_table
 from sensitune.data._types import ImageData
 from sensitune.data._vtab import load_vtab1k
@@ -47,8 +47,8 @@ def load_data(
         source: One of these.
         root: Folder of a benchmark's data (None: ``data/vtab-1k``, ``data/fgvc``) or of a table's images (None: the
             table's own); other sources have none.
-        train_on_validation: For a benchmark: train on the training and validation images together, as for the run that
-            is tested.
+        train_on_validation: Train on the training and validation images together, as for the run that is tested after
+            its settings were chosen.
         seed: Of a split that has to be made, of the training order and of a choice of training images.
         max_train: Keep at most so many training images; None keeps all (for the demo, 800).
         shots: Keep exactly so many training images of every class; None keeps all.
@@ -64,6 +64,8 @@ def load_data(
     if max_train is not None and shots is not None:
         raise ArgumentError(f"`max_train` and `shots` both choose the training images. Got {max_train} and {shots}.")
     data = _load(os.fspath(source), root, train_on_validation, seed, max_train, skip_unreadable)
+    if train_on_validation and "validation" in data.dataset:
+        data = join_validation(data)
     if shots is not None:
         return few_shot(data, shots, seed=seed)
     if max_train is not None and data.split_sizes["train"] > max_train:
@@ -84,8 +86,6 @@ def _load(
     if benchmark is not None:
         chosen = root if folder is None else folder
         return _BENCHMARKS[benchmark](name, root=chosen, train_on_validation=train_on_validation)
-    if train_on_validation:
-        raise ArgumentError(f"`train_on_validation` goes with vtab1k/TASK and fgvc/NAME, not with {source!r}.")
     if path.suffix.lower() in TABLE_SUFFIXES:
         return load_table(path, root=root, seed=seed, skip_unreadable=skip_unreadable)
     if root is not None:

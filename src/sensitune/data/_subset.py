@@ -1,8 +1,6 @@
-"""Fewer training images: a number in all, or so many of every class."""
+"""Fewer training images, a number in all or so many of every class; or more, with the validation images among them."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from sensitune.data._divide import check_max_train
 from sensitune.data._splits import Row, take_stratified
@@ -57,12 +55,31 @@ def limit_train(data: ImageData, max_train: int, *, seed: int = 0) -> ImageData:
     return _with_train(data, taken, max_train=max_train, max_train_seed=seed)
 
 
+def join_validation(data: ImageData) -> ImageData:
+    """Train on the training and the validation images, in this order, and have no validation split.
+
+    Args:
+        data: The data.
+
+    Returns:
+        The data with a larger training split.
+
+    Raises:
+        DataError: If there is no validation split.
+    """
+    from datasets import concatenate_datasets
+
+    if "validation" not in data.dataset:
+        raise DataError(f"`train_on_validation` needs a validation split. The data has: {', '.join(data.dataset)}.")
+    train = concatenate_datasets([data.dataset["train"], data.dataset["validation"]])
+    others = {name: split for name, split in data.dataset.items() if name != "validation"}
+    return data.with_splits({**others, "train": train}, train_on_validation=True)
+
+
 def _rows(data: ImageData) -> list[Row]:
     return [Row(position, label) for position, label in enumerate(labels_of(data.dataset["train"]))]
 
 
 def _with_train(data: ImageData, rows: list[Row], **recorded: int) -> ImageData:
     train = data.dataset["train"].select([row.position for row in rows])
-    sizes = data.split_sizes | {"train": len(train)}
-    dataset = type(data.dataset)({**data.dataset, "train": train})
-    return replace(data, dataset=dataset, info={**data.info, **recorded, "split_sizes": sizes})
+    return data.with_splits({**data.dataset, "train": train}, **recorded)

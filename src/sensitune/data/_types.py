@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sensitune.errors import DataError
@@ -48,6 +49,20 @@ class ImageData:
     def split_sizes(self) -> dict[str, int]:
         """Number of images of every split."""
         return {name: len(split) for name, split in self.dataset.items()}
+
+    def with_splits(self, splits: Mapping[str, Dataset], **recorded: Any) -> ImageData:
+        """The same data in other splits.
+
+        Args:
+            splits: Split name -> images.
+            **recorded: What `info` says of the change.
+
+        Returns:
+            New data with the splits' sizes recorded.
+        """
+        sizes = {name: len(split) for name, split in splits.items()}
+        info = {**self.info, **recorded, "split_sizes": sizes}
+        return replace(self, dataset=type(self.dataset)(splits), info=info)
 
 
 def labels_of(split: Dataset) -> list[int]:

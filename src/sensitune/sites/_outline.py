@@ -41,7 +41,11 @@ def find_sites(
 
 
 def outline_model(
-    model: nn.Module, *, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
+    model: nn.Module,
+    *,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    split_fused: bool = True,
 ) -> ModelOutline:
     """`find_sites` together with what is not ranked: the head, the tokens that always train, the frozen rest and why.
 
@@ -49,6 +53,7 @@ def outline_model(
         model: Any module.
         include: As in `find_sites`.
         exclude: As in `find_sites`.
+        split_fused: False takes a fused q, k, v projection as the one matrix it is stored as, as PEFT's LoRA does.
 
     Returns:
         The outline. Parameters that are frozen for an unexpected reason (quantised, tied) are also logged as warnings.
@@ -62,7 +67,7 @@ def outline_model(
             "The model already carries a PEFT adapter; sites are those of the plain backbone. "
             "Call `unload()` or `merge_and_unload()` first."
         )
-    walk = _Walk.start(model, tuple(include or ()), tuple(exclude or ()))
+    walk = _Walk.start(model, tuple(include or ()), tuple(exclude or ()), split_fused=split_fused)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         walk.visit(name, parameter)
     walk.check_patterns()
@@ -87,6 +92,7 @@ def outline_model(
 class _Walk:
     """The state of one walk over a model's parameters."""
 
+    split_fused: bool
     modules: dict[str, nn.Module]
     blocks: dict[str, int]
     head: tuple[str, ...]
@@ -102,8 +108,9 @@ class _Walk:
     backbone_params: int = 0
 
     @classmethod
-    def start(cls, model: nn.Module, include: tuple[str, ...], exclude: tuple[str, ...]) -> _Walk:
+    def start(cls, model: nn.Module, include: tuple[str, ...], exclude: tuple[str, ...], *, split_fused: bool) -> _Walk:
         return cls(
+            split_fused=split_fused,
             modules=dict(model.named_modules()),
             blocks=find_blocks(model),
             head=find_head(model),
@@ -194,7 +201,11 @@ class _Walk:
         out_features = parameter.shape[-1 if transposed else 0] if parameter.dim() else 0
         if isinstance(owner, nn.MultiheadAttention) and own.startswith("in_proj_"):
             return fused_slices("in_proj_weight", out_features, owner)
-        if own not in {"weight", "bias"} or not (isinstance(owner, nn.Linear) or type(owner).__name__ == "Conv1D"):
+        if (
+            not self.split_fused
+            or own not in {"weight", "bias"}
+            or not (isinstance(owner, nn.Linear) or type(owner).__name__ == "Conv1D")
+        ):
             return None
         parent_name, _, last = module_name.rpartition(".")
         return fused_slices(last, out_features, self.modules[parent_name])

@@ -13,7 +13,19 @@ from sensitune.errors import ArgumentError, ConfigError
 from sensitune.sweeps._settings import from_mapping
 from sensitune.training import Recipe
 
-Method = Literal["spt-lora", "spt-adapter", "sparse", "lora", "adapter", "random", "vectors", "head"]
+Method = Literal[
+    "spt-lora",
+    "spt-adapter",
+    "sparse",
+    "lora",
+    "lora-stored",
+    "lora-qv",
+    "adapter",
+    "random",
+    "vectors",
+    "head",
+    "full",
+]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 CriterionName = Literal["squared_gradient", "weight_gradient", "gradient_over_weight", "magnitude", "random"]
 
@@ -46,7 +58,8 @@ class RunConfig:
     """Folder with one folder of images per class (with or without train, val and test above them), demo, the folder of
     a VTAB-1k task or FGVC set, a CSV or JSON list of images, or hf:OWNER/NAME."""
     method: Method = "spt-lora"
-    """What is tuned: by sensitivity (spt-lora, spt-adapter, sparse), everywhere (lora, adapter, vectors), and so on."""
+    """What is tuned: by sensitivity (spt-lora, spt-adapter, sparse), everywhere (lora, adapter, vectors), everywhere as
+    PEFT places it (lora-stored: a fused q, k, v is one matrix), and so on."""
     budget: int | str | None = None
     """Trainable parameters, the head not counted: 400_000, 0.4M, or 0.5% of the backbone (the default)."""
     tau: int | None = None
@@ -73,10 +86,20 @@ class RunConfig:
     """Resize to this side before cropping to the image size; None resizes straight to it."""
     augment: bool = False
     """Crop and flip the training images at random."""
+    root: str | None = None
+    """Folder of a benchmark's data, or of the images that a table of paths names; None is the usual place."""
     max_train: int | None = None
     """Use at most so many training images."""
+    shots: int | None = None
+    """Use exactly so many training images of every class."""
     max_test: int | None = None
     """Use at most so many test images, chosen at random."""
+    train_on_validation: bool = False
+    """Train on the training and the validation images together, with the settings that were chosen before."""
+    validate: Literal["epochs", "end"] = "epochs"
+    """When the validation split is looked at: after every epoch, to choose one, or at the end alone, to save time."""
+    test: bool = True
+    """False leaves the test split alone: for runs that settings are chosen with."""
     split_seed: int = 0
     """Seed of a split that has to be made, and of the choice of images."""
     skip_unreadable: bool = False
@@ -98,7 +121,9 @@ class RunConfig:
             raise ArgumentError(
                 f"`{given}` has no meaning for the method {self.method!r}: its cost follows from the model and `rank`."
             )
-        for name in ("max_train", "max_test"):
+        if self.max_train is not None and self.shots is not None:
+            raise ArgumentError(f"Give `max_train` or `shots`, not both. Got {self.max_train} and {self.shots}.")
+        for name in ("max_train", "max_test", "shots"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ArgumentError(f"`{name}` must be at least 1, or None for all images. Got {value}.")

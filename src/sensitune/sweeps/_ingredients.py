@@ -29,18 +29,23 @@ def build_backbone(config: RunConfig, num_classes: int, *, drop_path: float = 0.
 
 
 def build_data(config: RunConfig) -> ImageData:
-    """The run's images."""
+    """The run's images; without its test split if the run is not to see it."""
     data = load_data(
-        config.data, seed=config.split_seed, max_train=config.max_train, skip_unreadable=config.skip_unreadable
+        config.data,
+        root=config.root,
+        train_on_validation=config.train_on_validation,
+        seed=config.split_seed,
+        max_train=config.max_train,
+        shots=config.shots,
+        skip_unreadable=config.skip_unreadable,
     )
-    test = data.dataset.get("test")
-    if config.max_test is None or test is None or len(test) <= config.max_test:
+    splits = dict(data.dataset)
+    test = splits.pop("test", None)
+    if test is None or (config.test and len(test) <= (config.max_test or len(test))):
         return data
-    kept = test.shuffle(seed=config.split_seed).select(range(config.max_test))
-    sizes = data.info.get("split_sizes", {}) | {"test": config.max_test}
-    return replace(
-        data, dataset=type(data.dataset)({**data.dataset, "test": kept}), info={**data.info, "split_sizes": sizes}
-    )
+    if config.test:
+        splits["test"] = test.shuffle(seed=config.split_seed).select(range(config.max_test or 0))
+    return data.with_splits(splits)
 
 
 def build_transform(config: RunConfig, backbone: Backbone) -> ImageTransform:

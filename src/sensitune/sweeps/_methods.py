@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import nn
 
 from sensitune.allocation import Allocation, StructuredType, allocate, random_allocation, uniform_allocation
 from sensitune.sensitivity import Sensitivity
-from sensitune.sites import ModelOutline
+from sensitune.sites import ModelOutline, outline_model
 from sensitune.sweeps._config import BUDGETED_METHODS, DEFAULT_BUDGET, Method, RunConfig
 
 
@@ -19,11 +21,13 @@ class MethodInfo:
         label: What a reader calls it.
         needs_sensitivity: Whether it looks at the scores.
         place: (settings, outline, sensitivity or None) -> allocation.
+        outline: How a method that needs no scores sees the model.
     """
 
     label: str
     needs_sensitivity: bool
     place: Callable[[RunConfig, ModelOutline, Sensitivity | None], Allocation]
+    outline: Callable[[nn.Module], ModelOutline] = outline_model
 
 
 def _follow(structured: StructuredType | None) -> Callable[[RunConfig, ModelOutline, Sensitivity | None], Allocation]:
@@ -54,16 +58,39 @@ def _spend_at_random(config: RunConfig, outline: ModelOutline, sensitivity: Sens
 
 
 def _everywhere(
-    structured: StructuredType | None, *, vectors: bool = False, train_tokens: bool = True
+    structured: StructuredType | None,
+    *,
+    operations: tuple[str, ...] | None = None,
+    vectors: bool = False,
+    train_tokens: bool = True,
 ) -> Callable[[RunConfig, ModelOutline, Sensitivity | None], Allocation]:
     """The same on every site of a kind."""
 
     def place(config: RunConfig, outline: ModelOutline, sensitivity: Sensitivity | None) -> Allocation:
         return uniform_allocation(
-            outline, structured=structured, rank=config.rank, vectors=vectors, train_tokens=train_tokens
+            outline,
+            structured=structured,
+            rank=config.rank,
+            operations=operations,
+            vectors=vectors,
+            train_tokens=train_tokens,
         )
 
     return place
+
+
+def _unsplit(model: nn.Module) -> ModelOutline:
+    return outline_model(model, split_fused=False)
+
+
+def _whole(model: nn.Module) -> ModelOutline:
+    """Every parameter but the head's as one that is always trained."""
+    outline = outline_model(model)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    body = {
+        name: shape for name, shape in shapes.items() if not name.startswith(tuple(f"{each}." for each in outline.head))
+    }
+    return replace(outline, always_trained=body, frozen={})
 
 
 METHODS: Mapping[Method, MethodInfo] = {
@@ -71,10 +98,13 @@ METHODS: Mapping[Method, MethodInfo] = {
     "spt-adapter": MethodInfo("SPT-Adapter", True, _follow("adapter")),
     "sparse": MethodInfo("SPT sparse only", True, _follow(None)),
     "lora": MethodInfo("Uniform LoRA", False, _everywhere("lora")),
+    "lora-stored": MethodInfo("LoRA as PEFT places it", False, _everywhere("lora", train_tokens=False), _unsplit),
+    "lora-qv": MethodInfo("LoRA on q and v", False, _everywhere("lora", operations=("q", "v"), train_tokens=False)),
     "adapter": MethodInfo("Uniform Adapter", False, _everywhere("adapter")),
     "random": MethodInfo("Random placement", False, _spend_at_random),
     "vectors": MethodInfo("Biases, norms and scales", False, _everywhere(None, vectors=True)),
     "head": MethodInfo("Head only", False, _everywhere(None, train_tokens=False)),
+    "full": MethodInfo("Full fine-tuning", False, _everywhere(None), _whole),
 }
 
 

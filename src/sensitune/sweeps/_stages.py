@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,6 @@ from sensitune.allocation import Allocation
 from sensitune.data import batches
 from sensitune.errors import DataError, RunFolderError
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
-from sensitune.sites import outline_model
 from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._ingredients import build_backbone, build_card, build_data, build_transform
 from sensitune.sweeps._methods import METHODS
@@ -81,11 +81,14 @@ def run_sensitivity(folder: RunFolder, *, reporter: Reporter | None = None) -> S
     return sensitivity
 
 
-def run_allocate(folder: RunFolder, *, reporter: Reporter | None = None) -> Allocation:
+def run_allocate(
+    folder: RunFolder, *, sensitivity: Sensitivity | None = None, reporter: Reporter | None = None
+) -> Allocation:
     """Second stage: decide what is tuned; writes ``allocation.safetensors``.
 
     Args:
         folder: Where the run lives.
+        sensitivity: The scores, where another run has estimated them; None takes the run's own.
         reporter: Is told where it stands.
 
     Returns:
@@ -99,12 +102,13 @@ def run_allocate(folder: RunFolder, *, reporter: Reporter | None = None) -> Allo
     (reporter or Silent()).stage("Deciding what is tuned")
     method = METHODS[folder.config.method]
     if method.needs_sensitivity:
-        _require(folder, folder.sensitivity, "sensitivity --output")
-        sensitivity = Sensitivity.load(folder.sensitivity)
+        if sensitivity is None:
+            _require(folder, folder.sensitivity, "sensitivity --output")
+            sensitivity = Sensitivity.load(folder.sensitivity)
         allocation = method.place(folder.config, sensitivity.outline, sensitivity)
     else:
         backbone = build_backbone(folder.config, build_data(folder.config).num_classes)
-        allocation = method.place(folder.config, outline_model(backbone.model), None)
+        allocation = method.place(folder.config, method.outline(backbone.model), None)
     allocation.save(folder.allocation)
     return allocation
 
@@ -145,6 +149,7 @@ def run_train(folder: RunFolder, *, reporter: Reporter | None = None) -> Trainin
         card=build_card(config, backbone, data, allocation),
         device=config.device,
         num_workers=config.num_workers,
+        validate_every_epoch=config.validate == "epochs",
         progress=lambda progress: report_training(reporter, progress),
     )
 
@@ -176,7 +181,7 @@ def run_evaluate(
     reporter = reporter or Silent()
     reporter.stage(f"Evaluating on the {split} split")
     config = folder.config
-    data = build_data(config)
+    data = build_data(replace(config, test=True))
     if split not in data.dataset:
         raise DataError(f"The data has no split {split!r}. It has: {', '.join(data.dataset)}.")
     model, card = load_tuned(adapter)

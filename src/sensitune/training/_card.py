@@ -104,7 +104,8 @@ def load_tuned(
     """
     card = AdapterCard.load(folder)
     spec = card.backbone if checkpoint is None else replace(card.backbone, checkpoint=os.fspath(checkpoint))
-    backbone = load_backbone(spec, num_classes=len(card.class_names))
+    # A base without pretrained weights is drawn from the run's seed.
+    backbone = load_backbone(spec, num_classes=len(card.class_names), seed=int(card.notes.get("seed", 0)))
     if backbone.weights_hash != card.weights_hash:
         raise AllocationMismatchError(
             f"{os.fspath(folder)} was tuned on {card.backbone.name} with weights {card.weights_hash[:12]}. "

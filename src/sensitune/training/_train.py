@@ -44,6 +44,7 @@ def train(
     device: str | torch.device = "auto",
     num_workers: int = 0,
     cache_bytes: int = 2 * 2**30,
+    validate_every_epoch: bool = True,
     progress: Callable[[TrainingProgress], None] | None = None,
 ) -> TrainingResult:
     """Train what requires a gradient, keep its weights, and say how good they are.
@@ -65,7 +66,11 @@ def train(
             removes the checkpoints and starts again.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         num_workers: Processes that read images; 0 reads them in this one.
+        validate_every_epoch: False evaluates the validation split after the last epoch alone, which is then the chosen
+            one: for runs of which nothing else is asked.
         cache_bytes: Resized images are kept in memory up to this size for each split; 0 decodes them every epoch.
+        validate_every_epoch: False looks at the validation split after the last epoch alone, which is then the chosen
+            one: for a run of which nothing else is asked.
         progress: Called after every step.
 
     Returns:
@@ -84,7 +89,8 @@ def train(
         )
     images = _prepared_splits(data, transform, cache_bytes)
     _check_model(model, images["train"], data)
-    run = _Run(model, recipe, images, TrainingFolder(Path(output_dir)), place, num_workers, card)
+    folder = TrainingFolder(Path(output_dir))
+    run = _Run(model, recipe, images, folder, place, num_workers, validate_every_epoch, card)
     resumed_after = _open_checkpoints(run, resume=resume)
     metrics = list(read_metrics(run.folder.metrics)[: resumed_after or 0])
     chosen_epoch = run.fit(metrics, progress)
@@ -114,6 +120,7 @@ class _Run:
     folder: TrainingFolder
     device: torch.device
     num_workers: int
+    validate_every_epoch: bool
     card: AdapterCard | None
 
     def fit(self, metrics: list[EpochMetrics], progress: Callable[[TrainingProgress], None] | None) -> int | None:
@@ -132,6 +139,7 @@ class _Run:
                 checkpoints=self.folder.checkpoints,
                 device=self.device,
                 num_workers=self.num_workers,
+                validate_every_epoch=self.validate_every_epoch,
                 callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
             )
             trainer.train(resume_from_checkpoint=_last_checkpoint(self.folder))

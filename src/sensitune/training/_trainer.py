@@ -37,6 +37,7 @@ class RecipeTrainer(Trainer):
         checkpoints: Path,
         device: torch.device,
         num_workers: int,
+        validate_every_epoch: bool,
         callbacks: list[Any],
     ) -> None:
         self.recipe = recipe
@@ -44,7 +45,14 @@ class RecipeTrainer(Trainer):
         self.checkpoints = checkpoints
         super().__init__(
             model=model,
-            args=_arguments(recipe, checkpoints, device, num_workers, validate=validation_images is not None),
+            args=_arguments(
+                recipe,
+                checkpoints,
+                device,
+                num_workers,
+                validate=validation_images is not None,
+                first_validation=0 if validate_every_epoch else recipe.epochs,
+            ),
             train_dataset=train_images,
             eval_dataset=validation_images,
             callbacks=callbacks,
@@ -137,7 +145,13 @@ def restored_verbosity() -> Iterator[None]:
 
 
 def _arguments(
-    recipe: Recipe, checkpoints: Path, device: torch.device, num_workers: int, *, validate: bool
+    recipe: Recipe,
+    checkpoints: Path,
+    device: torch.device,
+    num_workers: int,
+    *,
+    validate: bool,
+    first_validation: int,
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
@@ -151,6 +165,7 @@ def _arguments(
         dataloader_num_workers=num_workers,
         dataloader_pin_memory=device.type == "cuda",
         eval_strategy="epoch" if validate else "no",
+        eval_delay=first_validation,
         save_strategy="epoch",
         save_total_limit=1,
         logging_strategy="epoch",

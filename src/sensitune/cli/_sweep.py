@@ -1,0 +1,154 @@
+"""``sensitune sweep``: tasks × methods × settings × seeds, to the field's table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markdown import Markdown
+
+from sensitune._files import atomic_write
+from sensitune.cli._arguments import parse
+from sensitune.cli._console import make_console, show_path
+from sensitune.errors import SweepError
+from sensitune.report import TableRow, TaskTable
+from sensitune.sweeps import (
+    DeviceName,
+    EngineName,
+    EngineSettings,
+    JobOutcome,
+    SweepConfig,
+    SweepResult,
+    collect,
+    planned_runs,
+    run_sweep,
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the subcommand."""
+    parse(sweep, arguments, command="sweep")
+
+
+def sweep(
+    config: tyro.conf.Positional[Path],
+    /,
+    *,
+    output: Path | None = None,
+    root: str | None = None,
+    engine: EngineName = "local",
+    workers: int = 1,
+    address: str | None = None,
+    gpus_per_run: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None,
+    device: DeviceName | None = None,
+    plan: bool = False,
+    table: bool = False,
+) -> None:
+    """Run a file of recipes/, or one like it: choose settings on the validation split, retrain, test once, tabulate.
+
+    The same command goes on where it stopped; a run that is finished is never repeated.
+
+    Args:
+        config: The sweep's YAML file.
+        output: Folder for everything that is written. Default: runs/sweeps/NAME of the file.
+        root: Folder of the benchmark's data, such as data/vtab-1k.
+        engine: local runs processes on this machine, ray a Ray cluster (install sensitune[ray]).
+        workers: Runs at a time on this machine.
+        address: Address of a Ray cluster; a local one is started otherwise.
+        gpus_per_run: With ray: GPUs, or the share of one, that a run takes.
+        device: Where each run computes; the file's own otherwise.
+        plan: Only say what would run.
+        table: Only make the table of what is there.
+
+    Raises:
+        SweepError: If runs failed; the table of the others is written all the same.
+    """
+    sweep_config = SweepConfig.from_yaml(config)
+    if root is not None:
+        sweep_config = sweep_config.with_settings(root=root)
+    if device is not None:
+        sweep_config = sweep_config.with_settings(device=device)
+    folder = output or Path("runs/sweeps") / config.stem
+    console = make_console()
+    if plan:
+        console.print(_plan(sweep_config, folder))
+        return
+    if table:
+        result = collect(sweep_config, folder)
+    else:
+        settings = EngineSettings(engine=engine, workers=workers, address=address)
+        if gpus_per_run is not None:
+            settings = replace(settings, gpus_per_run=gpus_per_run)
+        console.print(_plan(sweep_config, folder))
+        result = run_sweep(sweep_config, folder, engine=settings, on_done=lambda *news: _tell(console, *news))
+    _show(console, task_table(result, title=config.stem), folder)
+    if result.failed:
+        raise SweepError(_failures(result.failed))
+
+
+def _plan(config: SweepConfig, folder: Path) -> str:
+    phases = [f"{todo} of {total} runs to {purpose}" for purpose, todo, total in planned_runs(config, folder)]
+    return (
+        f"{len(config.sources)} tasks, {len(config.methods)} methods, seeds "
+        f"{', '.join(map(str, config.seeds))}: {'; '.join(phases)}."
+    )
+
+
+def _tell(console: Console, outcome: JobOutcome, ended: int, total: int) -> None:
+    said = f"failed: {outcome.error}" if outcome.error else f"{outcome.seconds:.0f} s"
+    console.print(f"[{ended}/{total}] {outcome.name}: {said}", markup=False, soft_wrap=True)
+
+
+def task_table(result: SweepResult, *, title: str) -> TaskTable:
+    """A sweep's results as the field's table, with the published row, if there is one, below.
+
+    Args:
+        result: The results.
+        title: What stands above the table.
+
+    Returns:
+        The table.
+    """
+    rows = [_measured(result, label) for label in result.config.methods]
+    if (published := result.config.published) is not None:
+        rows.append(
+            TableRow(
+                label=published.label,
+                values={task: [value / 100] for task, value in published.tasks.items()},
+                group_values={group: value / 100 for group, value in published.groups.items()},
+                mean=None if published.mean is None else published.mean / 100,
+                note=published.source,
+                published=True,
+            )
+        )
+    return TaskTable(groups=result.config.tasks, rows=tuple(rows), title=title)
+
+
+def _measured(result: SweepResult, label: str) -> TableRow:
+    counts = [run.trainable_params for run in result.runs if run.method == label]
+    return TableRow(
+        label=label,
+        values=result.accuracies(label),
+        trainable_params=round(sum(counts) / len(counts)) if counts else None,
+    )
+
+
+def _show(console: Console, table: TaskTable, folder: Path) -> None:
+    for suffix, text in (("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())):
+        path = folder / f"table.{suffix}"
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        show_path(console, "written", path)
+    console.print(Markdown(table.markdown()))
+
+
+def _failures(failed: dict[str, str]) -> str:
+    for name, error in list(failed.items())[1:]:
+        sys.stderr.write(f"failed: {name}: {error}\n")
+    name, error = next(iter(failed.items()))
+    return f"{len(failed)} runs failed, such as {name}: {error} The same command tries them again."

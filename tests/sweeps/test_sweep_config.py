@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sensitune.data import FGVC_DATASETS, VTAB_TASKS
+from sensitune.errors import ConfigError
+from sensitune.sweeps import SweepConfig
+
+RUN = {"model": "vit_tiny_patch16_224", "recipe": {"epochs": 3, "warmup_epochs": 1}}
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    return {"tasks": {"natural": ["data/a"]}, "methods": {"SPT": {"method": "spt-lora"}}, "run": RUN} | changes
+
+
+def test_the_two_benchmarks_are_known_by_name_with_their_groups() -> None:
+    vtab, fgvc = SweepConfig.from_dict(values(tasks="vtab1k")), SweepConfig.from_dict(values(tasks="fgvc"))
+    assert [name for names in vtab.tasks.values() for name in names] == list(VTAB_TASKS)
+    assert [len(names) for names in vtab.tasks.values()] == [7, 4, 8]
+    assert vtab.sources["cifar"] == "vtab1k/cifar"
+    assert fgvc.tasks == {"fgvc": tuple(FGVC_DATASETS)}
+
+
+def test_a_method_overrides_what_all_share_group_by_group() -> None:
+    own = {"method": "lora", "recipe": {"learning_rate": 0.01}}
+    config = SweepConfig.from_dict(values(methods={"SPT": {"method": "spt-lora"}, "LoRA": own}))
+    assert (config.methods["LoRA"].recipe.learning_rate, config.methods["LoRA"].recipe.epochs) == (0.01, 3)
+    assert config.methods["SPT"].recipe.learning_rate == 1e-3
+
+
+def test_every_combination_is_a_candidate_and_reaches_the_run() -> None:
+    config = SweepConfig.from_dict(values(choose={"budget": [1000, 2000], "recipe.learning_rate": [0.1, 0.2]}))
+    settings = config.candidates()
+    assert len(settings) == 4
+    run = config.run_config("SPT", "a", settings[1], seed=7, retrain=True)
+    assert (run.budget, run.recipe.learning_rate, run.seed, run.data) == (1000, 0.2, 7, "data/a")
+    assert run.train_on_validation
+    assert not run.test
+
+
+def test_a_file_says_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(values(seeds=[3])), encoding="utf-8")
+    assert SweepConfig.from_yaml(path) == SweepConfig.from_dict(values(seeds=[3]))
+
+
+def test_settings_of_all_runs_can_be_replaced() -> None:
+    config = SweepConfig.from_dict(values()).with_settings(root="elsewhere")
+    assert config.methods["SPT"].root == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metods": {}}, "`metods` is not a setting of a sweep"),
+        ({"tasks": "vtab"}, "`tasks` must be vtab1k, fgvc, or lists of data by group .* Got 'vtab'"),
+        ({"tasks": {"a": ["x/a", "y/a"]}}, "`tasks` has two tasks named 'a': x/a and y/a"),
+        ({"methods": {}}, "`methods` must name at least one method"),
+        ({"methods": {"a b": {}, "a-b": {}}}, "`methods` has 'a b' and 'a-b', whose folders would have one name"),
+        ({"methods": {"SPT": {"data": "x"}}}, "`data` is set by the sweep itself"),
+        ({"methods": {"SPT": {"metod": "x"}}}, "`metod` is not a setting"),
+        ({"methods": 3}, "`methods` must be a group of settings. Got 3"),
+        ({"seeds": []}, "`seeds` must be a list with at least one value"),
+        ({"seeds": [1, 1]}, r"`seeds` must be whole numbers from 0, each once. Got \[1, 1\]"),
+        ({"choose": {"budjet": [1]}}, "`choose` has 'budjet', which is not a setting of a run"),
+        ({"choose": {"budget": 5}}, "`choose.budget` must be a list"),
+        ({"choose": {"rank": [4, 4]}}, "`choose.rank` has a value twice: 4"),
+        ({"choose_by": "seed"}, "`choose_by` must be task or method. Got 'seed'"),
+        ({"choose_tasks": ["a"]}, "`choose_tasks` needs `choose_by: method`"),
+        ({"choose_by": "method", "choose_tasks": ["b"]}, "`choose_tasks` has 'b', which is not among the tasks: a"),
+        ({"retrain": "yes"}, "`retrain` must be true or false. Got 'yes'"),
+        ({"published": {"label": "x"}}, "`published` needs a label and a source"),
+        ({"published": {"labl": "x"}}, "`published.labl` is not a setting"),
+        ({"published": {"label": "x", "source": "y", "groups": {"special": 1.0}}}, "`published` has 'special', "),
+    ],
+)
+def test_mistakes_are_refused_in_one_sentence(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SweepConfig.from_dict(values(**changes))

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sensitune.errors import ArgumentError
+from sensitune.sensitivity import Sensitivity
+from sensitune.sweeps import JobOutcome, RunConfig, RunFolder, SweepConfig, collect, planned_runs, run, run_sweep
+from sensitune.sweeps._jobs import Job, run_job, scores_key
+from sensitune.sweeps._sweep import choose_settings, choosing_jobs, final_jobs, slug
+from sensitune.training import read_result
+
+RATES = [1e-3, 3e-3]
+
+
+def make_sweep(config: RunConfig, **changes: Any) -> SweepConfig:
+    shared = config.to_dict()
+    for name in ("data", "method", "budget", "test", "train_on_validation"):
+        del shared[name]
+    shared["recipe"] |= {"epochs": 1, "warmup_epochs": 0.0}
+    methods = {"SPT-LoRA": {"method": "spt-lora", "budget": 9_000}, "Head only": {"method": "head"}}
+    return SweepConfig.from_dict(
+        {
+            "tasks": {"natural": [config.data]},
+            "methods": methods,
+            "run": shared,
+            "choose": {"recipe.learning_rate": RATES},
+            "seeds": [0, 1],
+        }
+        | changes
+    )
+
+
+@pytest.fixture(scope="module")
+def swept(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepConfig, Path, list[JobOutcome]]:
+    """A sweep that has run; read it, do not change it."""
+    folder, told = tmp_path_factory.mktemp("sweep"), []
+    sweep = make_sweep(config)
+    run_sweep(sweep, folder, on_done=lambda outcome, ended, total: told.append(outcome))
+    return sweep, folder, told
+
+
+def test_settings_are_chosen_on_the_validation_split_and_tested_once(
+    swept: tuple[SweepConfig, Path, list[JobOutcome]],
+) -> None:
+    sweep, folder, told = swept
+    assert len(told) == 2 * 2 + 2 * 2  # methods × rates, methods × seeds
+    chosen = choosing_jobs(sweep, folder)
+    assert all(not RunFolder.load(job.folder).evaluation.exists() for job in chosen)
+    assert all(read_result(job.folder).test_accuracy_last is None for job in chosen)
+    for job in final_jobs(sweep, folder):
+        assert job.config.train_on_validation
+        assert json.loads((job.folder / "evaluation.json").read_text())["split"] == "test"
+
+
+def test_the_choice_is_the_setting_with_the_best_validation_accuracy(
+    swept: tuple[SweepConfig, Path, list[JobOutcome]],
+) -> None:
+    sweep, folder, _ = swept
+    result = collect(sweep, folder)
+    for tested in result.runs:
+        reached = {}
+        for rate in RATES:
+            path = folder / "runs" / tested.task / slug(tested.method) / f"learning_rate={rate}" / "seed0"
+            reached[rate] = json.loads((path / "training.json").read_text())["validation_accuracy_last"]
+        assert tested.setting == {"recipe.learning_rate": max(reached, key=lambda rate: reached[rate])}
+
+
+def test_the_results_hold_every_tested_run_with_its_budget(swept: tuple[SweepConfig, Path, list[JobOutcome]]) -> None:
+    sweep, folder, _ = swept
+    result = collect(sweep, folder)
+    assert result.complete
+    assert {(run.method, run.seed, run.trainable_params) for run in result.runs} == {
+        *(("SPT-LoRA", seed, 9_000) for seed in (0, 1)),
+        *(("Head only", seed, 0) for seed in (0, 1)),
+    }
+    accuracies = result.accuracies("SPT-LoRA")
+    assert {task: len(values) for task, values in accuracies.items()} == {"squares": 2}
+    assert json.loads((folder / "results.json").read_text())["complete"]
+
+
+def test_a_finished_sweep_is_not_repeated_and_a_lost_result_alone_is(config: RunConfig, tmp_path: Path) -> None:
+    sweep = make_sweep(config, seeds=[0])
+    run_sweep(sweep, tmp_path)
+    before = file_times(tmp_path)
+    told: list[str] = []
+    run_sweep(sweep, tmp_path, on_done=lambda outcome, ended, total: told.append(outcome.name))
+    assert told == []
+    assert file_times(tmp_path) == before
+    lost = final_jobs(sweep, tmp_path)[0]
+    (lost.folder / "evaluation.json").unlink()
+    assert [left for _, left, _ in planned_runs(sweep, tmp_path)] == [0, 1]
+    run_sweep(sweep, tmp_path, on_done=lambda outcome, ended, total: told.append(outcome.name))
+    assert told == [lost.name]
+
+
+def file_times(folder: Path) -> dict[Path, int]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "results.json")
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_without_retraining_the_chosen_runs_themselves_are_tested(config: RunConfig, tmp_path: Path) -> None:
+    sweep = make_sweep(config, retrain=False, seeds=[0])
+    result = run_sweep(sweep, tmp_path)
+    assert result.complete
+    assert len(list(tmp_path.glob("runs/**/training.json"))) == 2 * 2
+
+
+def test_one_choice_for_all_tasks_goes_by_the_mean_of_the_deciding_ones(config: RunConfig) -> None:
+    tasks = {"natural": ["x/a", "x/b", "x/c"]}
+    reached = {
+        ("a", "SPT-LoRA"): {"learning_rate=0.001": 0.5, "learning_rate=0.003": 0.6},
+        ("b", "SPT-LoRA"): {"learning_rate=0.001": 0.9, "learning_rate=0.003": 0.2},
+    }
+    all_decide = make_sweep(config, tasks=tasks, choose_by="method")
+    assert choose_settings(all_decide, reached) == {}
+    two_decide = make_sweep(config, tasks=tasks, choose_by="method", choose_tasks=["a", "b"])
+    found = choose_settings(two_decide, reached)
+    assert found == {(task, "SPT-LoRA"): {"recipe.learning_rate": 1e-3} for task in "abc"}
+    own = choose_settings(make_sweep(config, tasks=tasks), reached)
+    assert own["a", "SPT-LoRA"] == {"recipe.learning_rate": 3e-3}
+
+
+def test_a_tie_goes_to_the_first_value(config: RunConfig) -> None:
+    sweep = make_sweep(config)
+    tied = {("squares", "Head only"): {"learning_rate=0.001": 0.5, "learning_rate=0.003": 0.5}}
+    assert choose_settings(sweep, tied) == {("squares", "Head only"): {"recipe.learning_rate": 1e-3}}
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(config: RunConfig, tmp_path: Path) -> None:
+    sweep = make_sweep(config, seeds=[0], choose={})
+    tasks = {"natural": (*sweep.tasks["natural"], "missing")}
+    sweep = replace(sweep, tasks=tasks, sources={**sweep.sources, "missing": str(tmp_path / "missing")})
+    result = run_sweep(sweep, tmp_path / "out")
+    assert sorted(result.failed) == [
+        "missing/head-only/plain,retrained/seed0",
+        "missing/spt-lora/plain,retrained/seed0",
+    ]
+    assert len(result.runs) == 2
+    assert not result.complete
+
+
+def test_a_training_that_diverges_counts_as_zero_and_is_not_tried_again(config: RunConfig, tmp_path: Path) -> None:
+    sweep = make_sweep(config, seeds=[0], choose={"recipe.learning_rate": [1e-3, 1e30]})
+    methods = {label: replace(one, recipe=replace(one.recipe, epochs=3)) for label, one in sweep.methods.items()}
+    sweep = replace(sweep, methods=methods)
+    result = run_sweep(sweep, tmp_path)
+    assert result.validation["squares", "SPT-LoRA"]["learning_rate=1e+30"] == 0.0
+    assert {run.setting["recipe.learning_rate"] for run in result.runs} == {1e-3}
+    assert planned_runs(sweep, tmp_path) == [("choose settings with", 0, 4), ("test", 0, 2)]
+
+
+def test_runs_on_the_same_model_head_and_images_share_their_scores(config: RunConfig, tmp_path: Path) -> None:
+    other = replace(config, budget=12_000, rank=2, recipe=replace(config.recipe, learning_rate=0.5))
+    assert scores_key(config) == scores_key(other)
+    assert scores_key(config) != scores_key(replace(config, recipe=replace(config.recipe, seed=1)))
+    assert scores_key(config) != scores_key(replace(config, sensitivity=replace(config.sensitivity, num_batches=1)))
+    assert scores_key(config) == scores_key(replace(config, device="cuda"))
+
+
+def test_a_job_ends_like_a_run_of_its_own(config: RunConfig, finished: RunFolder, tmp_path: Path) -> None:
+    job = Job("a/b/c/seed0", tmp_path / "run", config, tmp_path / "scores", test=True)
+    outcome = run_job(job)
+    assert outcome.error is None
+    expected, found = read_result(finished.path), read_result(job.folder)
+    assert found.test_accuracy_last == expected.test_accuracy_last
+    assert [row.train_loss for row in found.metrics] == [row.train_loss for row in expected.metrics]
+    shared = Sensitivity.load(tmp_path / "scores" / scores_key(config) / "sensitivity.safetensors")
+    own = Sensitivity.load(run_and_find(finished))
+    assert all((shared.scores[name] == own.scores[name]).all() for name in own.scores)
+
+
+def run_and_find(folder: RunFolder) -> Path:
+    run(folder)
+    return folder.sensitivity
+
+
+def test_a_file_in_the_way_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    path = tmp_path / "taken"
+    path.write_text("x")
+    with pytest.raises(ArgumentError, match="A sweep's folder cannot be a file. Got .*taken"):
+        run_sweep(make_sweep(config), path)
