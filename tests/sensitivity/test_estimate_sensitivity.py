@@ -123,7 +123,7 @@ def test_scores_kept_on_a_device_are_the_same(model: Classifier, batches: Batche
 def test_the_scores_are_kept_where_they_are_asked_to_be(model: Classifier) -> None:
     parameters = dict(model.named_parameters())
     accumulator = Accumulator(parameters, GRADIENT_CRITERIA["squared_gradient"], torch.float32, torch.device("meta"))
-    assert {score.device.type for score in accumulator.scores.values()} == {"meta"}
+    assert {score.device.type for sums in accumulator.sums for score in sums.values()} == {"meta"}
 
 
 @pytest.mark.parametrize("tau", [500, 5_000])
@@ -349,8 +349,9 @@ def test_random_scores_depend_on_the_seed_and_nothing_else(model: Classifier) ->
 
 
 def test_the_table_of_criteria_is_complete() -> None:
-    names = {"squared_gradient", "weight_gradient", "gradient_over_weight", "magnitude", "random"}
-    assert set(CRITERIA) == names
+    of_gradients = {"squared_gradient", "weight_gradient", "gradient_over_weight"}
+    finished_at_the_end = {"absolute_gradient_sum", "signal_to_noise", "normalised_squared_gradient"}
+    assert set(CRITERIA) == of_gradients | finished_at_the_end | {"magnitude", "random"}
 
 
 def test_progress_is_reported_after_every_batch(model: Classifier, batches: Batches) -> None:

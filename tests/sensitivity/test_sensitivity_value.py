@@ -68,7 +68,7 @@ def test_a_lazy_sensitivity_whose_file_is_gone_says_so(sensitivity: Sensitivity,
     sensitivity.save(path)
     lazy = Sensitivity.load(path, lazy=True)
     path.unlink()
-    with pytest.raises(AdapterFileError, match=r"The scores of `norm.weight` can no longer be read from .* in place"):
+    with pytest.raises(AdapterFileError, match=r"The tensor `norm.weight` can no longer be read from .* in place"):
         lazy.scores["norm.weight"]
 
 

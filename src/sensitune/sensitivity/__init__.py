@@ -4,6 +4,23 @@ To first order, one gradient step on the scalar w_n alone lowers the loss in pro
 gradient. The score is ``s_n = Σ over batches (∂ mean loss / ∂ w_n)²`` (He et al., ICCV 2023, equations 3 and 4), a
 tensor of the parameter's shape for every ranked parameter, from one pass of forward and backward over a few batches.
 
+With g a batch's gradient and w the weight, `CRITERIA` holds these scores:
+
+=============================== ======================= ===============================================================
+criterion                       score                   it asks
+=============================== ======================= ===============================================================
+``squared_gradient`` (default)  Σ g²                    what a gradient step on the scalar alone gains
+``weight_gradient``             Σ |w·g|                 what setting the scalar to zero costs
+``gradient_over_weight``        Σ |g| / max(|w|, 1e-8)  what changes most relative to its size
+``absolute_gradient_sum``       |Σ g|                   what a step of a fixed length gains, as Adam's first is
+``signal_to_noise``             (Σ g)² / Σ g²           whether the batches agree on the direction
+``normalised_squared_gradient`` Σ g² / its site's mean  what stands out within its own site
+``magnitude``                   |w|                     nothing of the data
+``random``                      uniform in (0, 1]       nothing at all
+=============================== ======================= ===============================================================
+
+With ``keep_gradients=True`` the same pass also returns Σ g itself, as `Sensitivity.gradients`.
+
 Example:
     >>> import torch
     >>> from sensitune.sensitivity import estimate_sensitivity

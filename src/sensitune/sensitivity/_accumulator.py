@@ -1,12 +1,13 @@
-"""Scores that grow while a backward pass runs.
+"""Sums that grow while a backward pass runs.
 
-Each gradient is folded into its score and freed the moment autograd has finished it, so that no full gradient of the
-model ever exists: the peak is one score per parameter, the largest gradient, and the activations.
+Each gradient is folded into its sums and freed the moment autograd has finished it, so that no full gradient of the
+model ever exists: the peak is the criterion's sums (one or two per parameter), the largest gradient, and the
+activations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -14,7 +15,8 @@ import torch
 from torch import nn
 
 from sensitune.errors import ModelError, NonFiniteError
-from sensitune.sensitivity._criteria import GradientCriterion
+from sensitune.sensitivity._criteria import GradientCriterion, Term, plain_gradient
+from sensitune.sites import Site
 
 # Scalars that a criterion sees at once: bounds its temporaries. On a processor they then stay in its cache, which makes
 # the whole three times as fast; elsewhere each chunk costs the start of a few kernels.
@@ -23,10 +25,10 @@ _DEVICE_CHUNK = 1 << 22
 
 
 class Accumulator:
-    """The scores of some parameters over the batches of a pass.
+    """What a criterion adds up over the batches of a pass, for some parameters.
 
     Attributes:
-        scores: Parameter name -> score so far.
+        sums: Parameter name -> sum so far, for each term of the criterion; then for the gradients, if they are kept.
         seen: Names of the parameters that had a gradient in at least one batch.
         complete: Set before a backward pass: False while the gradients of a batch are still being added up over its
             micro-batches, True for the last of them.
@@ -38,16 +40,34 @@ class Accumulator:
         criterion: GradientCriterion,
         score_dtype: torch.dtype,
         score_device: torch.device | None = None,
+        *,
+        keep_gradients: bool = False,
     ) -> None:
-        self.scores = {
-            name: torch.zeros(parameter.shape, dtype=score_dtype, device=score_device or parameter.device)
-            for name, parameter in parameters.items()
-        }
+        dtypes = [score_dtype] * len(criterion.terms) + [torch.float32] * keep_gradients
+        self.sums = [
+            {
+                name: torch.zeros(parameter.shape, dtype=dtype, device=score_device or parameter.device)
+                for name, parameter in parameters.items()
+            }
+            for dtype in dtypes
+        ]
         self.seen: set[str] = set()
         self.complete = True
         self._parameters = parameters
         self._criterion = criterion
-        self._sums: dict[str, torch.Tensor] = {}
+        self._terms = criterion.terms + (plain_gradient,) * keep_gradients
+        self._totals: dict[str, torch.Tensor] = {}
+
+    def scores(self, sites: Sequence[Site]) -> dict[str, torch.Tensor]:
+        """Parameter name -> score on the CPU, once the sums are complete. Uses up the criterion's sums."""
+        finished = self._criterion.finish(self.sums[: len(self._criterion.terms)], sites)
+        return {name: score.cpu() for name, score in finished.items()}
+
+    def gradients(self) -> dict[str, torch.Tensor] | None:
+        """Parameter name -> sum of the gradients on the CPU in float32, if they are kept."""
+        if len(self._terms) == len(self._criterion.terms):
+            return None
+        return {name: total.cpu() for name, total in self.sums[-1].items()}
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -76,58 +96,61 @@ class Accumulator:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 self._fold(name, parameter)
-        _check_finite(self._sums, index)
-        self.seen |= self._sums.keys()
-        self._sums = {}
+        _check_finite(self._totals, index)
+        self.seen |= self._totals.keys()
+        self._totals = {}
 
     def _on_gradient(self, name: str, parameter: torch.Tensor) -> None:
         if self.complete:
             self._fold(name, parameter)
 
     def _fold(self, name: str, parameter: torch.Tensor) -> None:
-        if name in self._sums:
+        if name in self._totals:
             raise ModelError(
                 f"The gradient of `{name}` arrives in several pieces. If the model checkpoints its activations, "
                 "use `use_reentrant=False`."
             )
-        gradient, parameter.grad = parameter.grad, None
-        assert gradient is not None
-        self._sums[name] = add_contribution(self.scores[name], parameter.detach(), gradient, self._criterion)
+        arrived, parameter.grad = parameter.grad, None
+        assert arrived is not None
+        sums = [total[name] for total in self.sums]
+        self._totals[name] = add_contributions(sums, parameter.detach(), arrived, self._terms)
 
 
 @torch.no_grad()
-def add_contribution(
-    score: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, criterion: GradientCriterion
+def add_contributions(
+    sums: Sequence[torch.Tensor], weight: torch.Tensor, gradient: torch.Tensor, terms: Sequence[Term]
 ) -> torch.Tensor:
-    """Add a criterion's contribution to a score, in float32 or better, a chunk at a time.
+    """Add each term's contribution to its sum, in float32 or better, a chunk at a time.
 
     Args:
-        score: Contiguous, on any device; changed in place.
-        weight: Of the score's shape.
-        gradient: Of the score's shape.
-        criterion: The contribution of a weight and its gradient.
+        sums: One per term, contiguous, on any device; changed in place.
+        weight: Of the sums' shape.
+        gradient: Of the sums' shape.
+        terms: The contributions of a weight and its gradient.
 
     Returns:
-        The sum of the contribution, a scalar on the gradient's device: finite only if every entry is.
+        The sum of all contributions, a scalar on the gradient's device: finite only if every entry is.
     """
     precision = torch.promote_types(gradient.dtype, torch.float32)
     total = torch.zeros((), dtype=precision, device=gradient.device)
     size = _CHUNK if gradient.device.type == "cpu" else _DEVICE_CHUNK
-    chunks = (tensor.reshape(-1).split(size) for tensor in (score, weight, gradient))
-    for part, weights, gradients in zip(*chunks, strict=True):
-        contribution = criterion(weights.to(precision), gradients.to(precision))
-        part.add_(contribution.to(part.device))
-        total += contribution.sum()
+    chunks = (tensor.reshape(-1).split(size) for tensor in (weight, gradient, *sums))
+    for weights, gradients, *parts in zip(*chunks, strict=True):
+        weights, gradients = weights.to(precision), gradients.to(precision)
+        for part, term in zip(parts, terms, strict=True):
+            contribution = term(weights, gradients)
+            part.add_(contribution.to(part.device))
+            total += contribution.sum()
     return total
 
 
-def _check_finite(sums: Mapping[str, torch.Tensor], index: int) -> None:
+def _check_finite(totals: Mapping[str, torch.Tensor], index: int) -> None:
     """One transfer from the device for all parameters, and a search for the culprit only if there is one."""
-    if not sums:
+    if not totals:
         return
-    home = next(iter(sums.values())).device
-    finite = torch.isfinite(torch.stack([total.to(home) for total in sums.values()])).tolist()
-    for name, good in zip(sums, finite, strict=True):
+    home = next(iter(totals.values())).device
+    finite = torch.isfinite(torch.stack([total.to(home) for total in totals.values()])).tolist()
+    for name, good in zip(totals, finite, strict=True):
         if not good:
             raise NonFiniteError(
                 f"Batch {index} (the first is 0) gives `{name}` a score that is not a finite number. "

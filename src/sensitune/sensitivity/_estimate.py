@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sensitune.errors import AllocationMismatchError, ArgumentError, ModelError
+from sensitune.errors import AllocationMismatchError, ArgumentError, DataError, ModelError
 from sensitune.sensitivity._accumulator import Accumulator
 from sensitune.sensitivity._batches import Batch, LossFn
 from sensitune.sensitivity._criteria import CRITERIA, GRADIENT_CRITERIA, WEIGHT_CRITERIA
@@ -37,15 +37,21 @@ def estimate_sensitivity(
     score_dtype: torch.dtype = torch.float32,
     score_device: torch.device | str | None = None,
     micro_batch_size: int | None = None,
+    keep_gradients: bool = False,
+    dropout: bool = False,
     distributed: bool = True,
     seed: int = 0,
     progress: Progress = False,
 ) -> Sensitivity:
     """Score every pretrained scalar by how much it matters for the data: s_n = Σ over batches (∂ mean loss / ∂ w_n)².
 
-    The pass runs in eval mode, so dropout and drop-path are off, and leaves the model exactly as found: weights,
-    buffers, ``grad``, ``requires_grad``, training flags and the random state, also when it fails half-way. Memory above
-    the model's own: the scores, the largest gradient and the activations of one micro-batch.
+    The pass runs in eval mode, so dropout and drop-path are off unless asked for, and leaves the model exactly as
+    found: weights, buffers, ``grad``, ``requires_grad``, training flags and the random state, also when it fails
+    half-way. Memory above the model's own: the criterion's sums (one per scored parameter; ``signal_to_noise`` two),
+    the largest gradient and the activations of one micro-batch.
+
+    Batches of one sample give sums over samples: Σ g² is then the diagonal of the empirical Fisher information, times
+    their number. `micro_batch_size` does not do that: it never changes what a batch means.
 
     Args:
         model: A model with a newly initialised, non-zero head.
@@ -54,7 +60,7 @@ def estimate_sensitivity(
         num_batches: How many to read; None = all.
         loss_fn: ``loss_fn(model, batch)``, the scalar mean loss of a batch. None = the model's own loss for a dict,
             cross-entropy for a pair.
-        criterion: A key of `CRITERIA`.
+        criterion: A key of `CRITERIA`; ``sensitune.sensitivity`` has their formulas.
         sites: What to score: an outline or sites of one; None = ``outline_model(model)``.
         score_dtype: Type of the scores: float32 (default), float64 or bfloat16. Contributions are computed in float32
             or better whatever the model's type. bfloat16 halves the scores' memory and blurs the order near the cut:
@@ -64,12 +70,17 @@ def estimate_sensitivity(
         micro_batch_size: Samples per backward pass, where a whole batch does not fit in memory. The meaning is
             unchanged: the batch's mean-loss gradient is added up before it is squared (this holds one gradient per
             scored parameter, in the model's type). None = whole batches.
+        keep_gradients: Also return Σ over batches of the gradient, in `Sensitivity.gradients`: what a gradient-aligned
+            start of a LoRA and its gain need. Costs one float32 per scored parameter, during the pass and in the file.
+        dropout: True = the model's modules of dropout and drop-path drop as in training, as in the published code,
+            with masks that depend on `seed` and the batch's number alone (on the CPU and on CUDA); norms stay in eval
+            mode, and so does dropout that an attention layer applies by itself.
         distributed: Where torch.distributed is initialised (as accelerate and torchrun do), the processes share the
             batches: of W processes each takes every W-th, each batch is squared where it was seen, and the squares are
             added up, so that every process returns the scores of one process over all batches. Every process must call
             this with the same model and the same batches, from a loader that was not prepared for several processes.
             False = each process reads all batches for itself.
-        seed: Of the criterion ``random`` alone.
+        seed: Of the criterion ``random``, and of the masks if `dropout` is on.
         progress: True = a progress bar, or a function of (batches done, batches in all or None).
 
     Returns:
@@ -78,9 +89,10 @@ def estimate_sensitivity(
     Raises:
         AllocationMismatchError: If `sites` belong to another model.
         ArgumentError: If an option has a value it may not have.
-        DataError: If there are no batches, fewer than `num_batches`, one that cannot be read, or others in another
-            process.
-        ModelError: If no gradient reaches the ranked parameters, or the model is wrapped for several processes.
+        DataError: If there are no batches, fewer than `num_batches` or than the criterion needs, one that cannot be
+            read, or others in another process.
+        ModelError: If no gradient reaches the ranked parameters, the model is wrapped for several processes, or it has
+            nothing that `dropout` could switch on.
         NonFiniteError: If a loss or a score is not finite.
 
     Source:
@@ -93,17 +105,22 @@ def estimate_sensitivity(
     parameters = dict(model.named_parameters())
     ranked = {name: parameters[name] for name in dict.fromkeys(site.parameter for site in outline.sites)}
     started = time.perf_counter()
+    gradients = None
     if criterion in WEIGHT_CRITERIA:
+        _check_reads_data(criterion, keep_gradients)
         scores, details = _score_weights(ranked, criterion, score_dtype, seed)
     elif batches is None:
         raise ArgumentError(f"`batches` must be given for the criterion '{criterion}'. Got None.")
     else:
         device = None if score_device is None else torch.device(score_device)
-        accumulator = Accumulator(ranked, GRADIENT_CRITERIA[criterion], score_dtype, device)
+        rule = GRADIENT_CRITERIA[criterion]
+        accumulator = Accumulator(ranked, rule, score_dtype, device, keep_gradients=keep_gradients)
         processes = Processes.found() if distributed else Processes()
-        passed = Pass(model, accumulator, loss_fn, micro_batch_size, processes).run(batches, num_batches, progress)
-        details = passed | {"without_gradient": _without_gradient(accumulator, outline)}
-        scores = {name: score.cpu() for name, score in accumulator.scores.items()}
+        one = Pass(model, accumulator, loss_fn, micro_batch_size, processes, seed if dropout else None)
+        details = one.run(batches, num_batches, progress)
+        _check_enough(criterion, details["num_batches"])
+        details |= {"without_gradient": _without_gradient(accumulator, outline)}
+        scores, gradients = accumulator.scores(outline.sites), accumulator.gradients()
     metadata = {
         "criterion": criterion,
         **details,
@@ -113,7 +130,7 @@ def estimate_sensitivity(
         "score_dtype": str(score_dtype).removeprefix("torch."),
         "versions": {"sensitune": importlib.metadata.version("sensitune"), "torch": str(torch.__version__)},
     }
-    return Sensitivity(scores, outline, metadata)
+    return Sensitivity(scores, outline, metadata, gradients)
 
 
 def _check_options(
@@ -127,6 +144,23 @@ def _check_options(
     if score_dtype not in _SCORE_DTYPES:
         known = ", ".join(map(str, _SCORE_DTYPES))
         raise ArgumentError(f"`score_dtype` must be one of {known}: squares leave other ranges. Got {score_dtype}.")
+
+
+def _check_reads_data(criterion: str, keep_gradients: bool) -> None:
+    if keep_gradients:
+        raise ArgumentError(
+            f"`keep_gradients` needs a criterion that reads the data; '{criterion}' looks at the weights alone. Choose "
+            f"one of {', '.join(GRADIENT_CRITERIA)}."
+        )
+
+
+def _check_enough(criterion: str, found: int) -> None:
+    needed = GRADIENT_CRITERIA[criterion].min_batches
+    if found < needed:
+        raise DataError(
+            f"The criterion '{criterion}' compares batches and needs at least {needed}. Got {found}. "
+            "Give more batches, or smaller ones."
+        )
 
 
 def _check_unwrapped(model: nn.Module) -> None:
@@ -175,13 +209,13 @@ def _score_weights(
 
 def _without_gradient(accumulator: Accumulator, outline: ModelOutline) -> list[str]:
     """Parameters that took no part in the pass; their score is zero."""
-    if not any(bool(score.any()) for score in accumulator.scores.values()):
+    if not any(bool(total.any()) for sums in accumulator.sums for total in sums.values()):
         head = ", ".join(outline.head) or "the last layer"
         raise ModelError(
             f"Every gradient is zero, so no scalar can be ranked. The head ({head}) must not be zero: initialise it, "
             "for example with `torch.nn.init.trunc_normal_(head.weight, std=0.02)`."
         )
-    names = [name for name in accumulator.scores if name not in accumulator.seen]
+    names = [name for name in accumulator.sums[0] if name not in accumulator.seen]
     for name in names:
         _LOGGER.warning("`%s` had no gradient in the pass; its sensitivity is zero.", name)
     return names

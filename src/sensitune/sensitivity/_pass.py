@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 from sensitune.errors import ArgumentError, DataError, ModelError, NonFiniteError
 from sensitune.sensitivity._accumulator import Accumulator
 from sensitune.sensitivity._batches import Batch, LossFn, batch_size_of, cut, num_counted, placed
+from sensitune.sensitivity._dropout import dropout_modules, masks_of
 from sensitune.sensitivity._loss import default_loss
 from sensitune.sensitivity._processes import Processes
 from sensitune.sensitivity._progress import Progress, progress_reporter
@@ -53,6 +55,7 @@ class Pass:
         loss_fn: The mean loss of a batch; None = `default_loss`.
         micro_batch_size: Samples per backward pass; None = whole batches.
         processes: Those that share the batches.
+        dropout_seed: Of the masks of dropout and drop-path; None = both are off.
     """
 
     model: nn.Module
@@ -60,6 +63,7 @@ class Pass:
     loss_fn: LossFn | None
     micro_batch_size: int | None
     processes: Processes
+    dropout_seed: int | None = None
 
     def run(self, batches: Iterable[Batch], num_batches: int | None, progress: Progress) -> dict[str, Any]:
         """Read the batches and fill the accumulator.
@@ -74,6 +78,7 @@ class Pass:
 
         Raises:
             DataError: If there are no batches, or fewer than `num_batches`.
+            ModelError: If dropout is asked for and the model has none.
         """
         self.processes.check_unshared(batches)
         length = _length(batches)
@@ -92,7 +97,8 @@ class Pass:
             "losses": losses,
             "micro_batch_size": self.micro_batch_size,
             "num_processes": self.processes.count,
-        }
+            "dropout": self.dropout_seed is not None,
+        } | ({} if self.dropout_seed is None else {"seed": self.dropout_seed})
 
     def _part(self, batches: Iterable[Batch], report: Callable[[int], None]) -> _Part:
         """Fold this process's batches. With others waiting, a failure is not raised before they know of it."""
@@ -109,7 +115,7 @@ class Pass:
         return part
 
     def _together(self, mine: _Part, num_batches: int | None) -> tuple[list[int | None], list[float]]:
-        """Sizes and losses of all batches in order; the accumulator then holds the scores of all processes."""
+        """Sizes and losses of all batches in order; the accumulator then holds the sums of all processes."""
         parts = self.processes.gather(mine)
         failed = [part.failure for part in (mine, *parts) if part.failure is not None]
         if failed:
@@ -121,15 +127,18 @@ class Pass:
             raise DataError("`batches` is empty: there is nothing to estimate the sensitivity on.")
         if num_batches is not None and mine.num_read < num_batches:
             raise DataError(_too_few(mine.num_read, num_batches))
-        self.processes.add_up(self.accumulator.scores)
+        for sums in self.accumulator.sums:
+            self.processes.add_up(sums)
         self.accumulator.seen = set().union(*(part.seen for part in parts))
         done = {index: one for part in parts for index, one in part.done.items()}
         return [done[index][0] for index in sorted(done)], [done[index][1] for index in sorted(done)]
 
     def _prepare(self) -> None:
-        """Eval mode, and no gradients but those that the accumulator asks for."""
+        """Eval mode, but for dropout if asked for, and no gradients but those that the accumulator asks for."""
         for module in self.model.modules():
             module.training = False
+        for module in [] if self.dropout_seed is None else dropout_modules(self.model):
+            module.training = True
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
 
@@ -137,7 +146,9 @@ class Pass:
         """Size and loss of a batch, once its gradients are folded."""
         first = next(self.model.parameters())
         dtype = first.dtype if first.is_floating_point() and self.loss_fn is None else None
-        loss = self._batch(placed(batch, first.device, dtype), index)
+        masks = nullcontext() if self.dropout_seed is None else masks_of(self.dropout_seed, index, self.model)
+        with masks:
+            loss = self._batch(placed(batch, first.device, dtype), index)
         return batch_size_of(batch), loss
 
     def _batch(self, batch: Batch, index: int) -> float:

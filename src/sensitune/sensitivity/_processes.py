@@ -2,7 +2,8 @@
 
 Of W processes, process k takes batches k, k + W, k + 2W, ... Each batch is squared by the process that saw it and the
 squares are added up, so the scores are those of one process over the same batches, up to the order of a sum. This is
-not what averaging gradients between processes would give: that squares the mean over W batches.
+not what averaging gradients between processes would give: that squares the mean over W batches. What a criterion makes
+of its sums, it makes of these.
 """
 
 from __future__ import annotations
@@ -76,16 +77,16 @@ class Processes:
         dist.all_gather_object(parts, mine)
         return parts
 
-    def add_up(self, scores: Mapping[str, torch.Tensor]) -> None:
-        """Replace each score, in place, by its sum over the processes, in float32 or better.
+    def add_up(self, sums: Mapping[str, torch.Tensor]) -> None:
+        """Replace each tensor, in place, by its sum over the processes, in float32 or better.
 
         Args:
-            scores: The same names and shapes in every process.
+            sums: The same names and shapes in every process.
         """
         if self.count == 1:
             return
         place = torch.device("cuda") if dist.get_backend() == "nccl" else None
-        for score in scores.values():
-            total = score.to(device=place, dtype=torch.promote_types(score.dtype, torch.float32))
+        for mine in sums.values():
+            total = mine.to(device=place, dtype=torch.promote_types(mine.dtype, torch.float32))
             dist.all_reduce(total)
-            score.copy_(total)
+            mine.copy_(total)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sensitune._tensor_file import load_tensor_file, save_tensor_file
-from sensitune.errors import AdapterFileError, AllocationMismatchError
+from sensitune.errors import AdapterFileError, AllocationMismatchError, ArgumentError
 from sensitune.sensitivity._mapped import MappedScores
 from sensitune.sites import ModelOutline, Site
 
 _KIND = "sensitivity"
+_GRADIENT = "gradient:"  # the name of a gradient in the file begins so
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,18 +27,23 @@ class Sensitivity:
         outline: The model the scores belong to: its ranked sites, head, tokens and frozen parameters.
         metadata: Where the scores come from, JSON-ready: ``criterion``, ``num_batches``, ``batch_sizes``, ``losses``,
             ``seconds``, ``model``, ``backbone_params``, ``score_dtype``, ``versions``, ...
+        gradients: Parameter name -> Σ over batches of the mean loss's gradient, float32, of the parameter's shape, on
+            the CPU; None = not kept. Divided by ``metadata["num_batches"]`` it is the mean gradient.
 
     Raises:
-        AllocationMismatchError: If a ranked site has no score, or one of another shape.
+        AllocationMismatchError: If a ranked site has no score, or one of another shape; likewise a gradient.
     """
 
     scores: Mapping[str, torch.Tensor]
     outline: ModelOutline
     metadata: Mapping[str, Any]
+    gradients: Mapping[str, torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
         for site in self.sites:
-            _check_covers(self.scores, site)
+            _check_covers(self.scores, site, "score")
+            if self.gradients is not None:
+                _check_covers(self.gradients, site, "gradient")
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -48,10 +54,33 @@ class Sensitivity:
         """The scores of one site, a view of ``site.shape``."""
         return site.of(self.scores[site.parameter])
 
+    def gradient_of(self, site: Site) -> torch.Tensor:
+        """The summed gradient of one site, a view of ``site.shape``.
+
+        Args:
+            site: One of `sites`.
+
+        Returns:
+            Σ over batches of the mean loss's gradient, float32.
+
+        Raises:
+            ArgumentError: If the gradients were not kept.
+        """
+        if self.gradients is None:
+            raise ArgumentError(
+                f"This sensitivity holds no gradients, so none of `{site.id}`. Make it again with "
+                "`estimate_sensitivity(..., keep_gradients=True)`."
+            )
+        return site.of(self.gradients[site.parameter])
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, the outline and metadata in its header."""
-        content = {"outline": self.outline.to_dict(), "metadata": dict(self.metadata)}
-        save_tensor_file(path, self.scores, kind=_KIND, content=content)
+        tensors = dict(self.scores)
+        content: dict[str, Any] = {"outline": self.outline.to_dict(), "metadata": dict(self.metadata)}
+        if self.gradients is not None:
+            tensors |= {_GRADIENT + name: gradient for name, gradient in self.gradients.items()}
+            content["gradients"] = list(self.gradients)
+        save_tensor_file(path, tensors, kind=_KIND, content=content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, lazy: bool = False) -> Sensitivity:
@@ -59,9 +88,9 @@ class Sensitivity:
 
         Args:
             path: A file written by `save`.
-            lazy: True = the scores stay in the file, and each tensor is mapped into memory when it is used: for models
-                whose scores do not fit. `allocate` then needs the memory of the largest tensor and of what it selects.
-                The file must stay in place. False = all scores are in memory together.
+            lazy: True = the tensors stay in the file, and each is mapped into memory when it is used: for models whose
+                scores do not fit. `allocate` then needs the memory of the largest tensor and of what it selects.
+                The file must stay in place. False = all are in memory together.
 
         Returns:
             The same sensitivity.
@@ -70,9 +99,18 @@ class Sensitivity:
             AdapterFileError: If the file is damaged, incomplete, or not a sensitivity.
         """
         tensors, content = load_tensor_file(path, kind=_KIND)
-        scores = MappedScores(path, list(tensors)) if lazy else tensors
+        kept = content.get("gradients", [])  # a file without gradients does not mention them
+        stored = {_GRADIENT + name for name in kept}
+        names = [name for name in tensors if name not in stored]
+
+        def read(names: Sequence[str], prefix: str = "") -> Mapping[str, torch.Tensor]:
+            if lazy:
+                return MappedScores(path, names, prefix=prefix)
+            return {name: tensors[prefix + name] for name in names}
+
         try:
-            return cls(scores, ModelOutline.from_dict(content["outline"]), content["metadata"])
+            outline, gradients = ModelOutline.from_dict(content["outline"]), read(kept, _GRADIENT) if kept else None
+            return cls(read(names), outline, content["metadata"], gradients)
         except (AllocationMismatchError, KeyError, TypeError) as error:
             raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
 
@@ -83,12 +121,12 @@ def fits(site: Site, tensor: torch.Tensor) -> bool:
     return inside and tuple(site.of(tensor).shape) == site.shape
 
 
-def _check_covers(scores: Mapping[str, torch.Tensor], site: Site) -> None:
-    score = scores.get(site.parameter)
-    if score is None:
-        raise AllocationMismatchError(f"The scores lack `{site.parameter}`, which site `{site.id}` needs.")
-    if not fits(site, score):
+def _check_covers(tensors: Mapping[str, torch.Tensor], site: Site, what: str) -> None:
+    tensor = tensors.get(site.parameter)
+    if tensor is None:
+        raise AllocationMismatchError(f"The {what}s lack `{site.parameter}`, which site `{site.id}` needs.")
+    if not fits(site, tensor):
         raise AllocationMismatchError(
-            f"The score of `{site.parameter}` has shape {tuple(score.shape)}; site `{site.id}` needs {site.shape}"
+            f"The {what} of `{site.parameter}` has shape {tuple(tensor.shape)}; site `{site.id}` needs {site.shape}"
             + (f" at rows {site.rows}." if site.rows else ".")
         )
