@@ -26,12 +26,14 @@ from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._baselines import random_allocation, uniform_allocation
 from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cost import StructuredType, module_params
+from sensitune.allocation._knapsack import knapsack_allocation
 from sensitune.allocation._published import load_published_allocation
 
 __all__ = [
     "Allocation",
     "StructuredType",
     "allocate",
+    "knapsack_allocation",
     "load_published_allocation",
     "module_params",
     "parse_budget",

@@ -101,7 +101,7 @@ def allocate(
         outline=sensitivity.outline,
         views=SiteScores(sensitivity),
         rules=Rules(structured, rank, alpha, beta, whole_vectors),
-        metadata={name: sensitivity.metadata[name] for name in _ORIGIN if name in sensitivity.metadata},
+        metadata=origin_of(sensitivity),
     )
     if tau is not None:
         return solve_tau(problem, tau)
@@ -109,6 +109,11 @@ def allocate(
         return solve_budgets(problem, [parse_budget(one, problem.outline.backbone_params) for one in budget])
     assert budget is not None
     return solve_budgets(problem, [parse_budget(budget, problem.outline.backbone_params)])[0]
+
+
+def origin_of(sensitivity: Sensitivity) -> dict[str, Any]:
+    """What an allocation passes on of where its sensitivity comes from."""
+    return {name: sensitivity.metadata[name] for name in _ORIGIN if name in sensitivity.metadata}
 
 
 class SiteScores(Sequence[torch.Tensor]):
@@ -182,7 +187,7 @@ def solve_tau(problem: Problem, tau: int) -> Allocation:
 
 def solve_budgets(problem: Problem, budgets: Sequence[int]) -> list[Allocation]:
     """The allocations of several budgets, from one ranking; see `allocate`."""
-    _check_minimum(problem.outline, budgets)
+    check_minimum(problem.outline, budgets)
     always = problem.outline.always_trained_params
     sites, rules = problem.outline.sites, problem.rules
     most = max(max(budgets) - always, 1)
@@ -260,7 +265,8 @@ def _check_tau(problem: Problem, tau: int) -> None:
         raise ArgumentError(f"`tau` must lie between 1 and the {most:,} scalars that are ranked. Got {tau:,}.")
 
 
-def _check_minimum(outline: ModelOutline, budgets: Sequence[int]) -> None:
+def check_minimum(outline: ModelOutline, budgets: Sequence[int]) -> None:
+    """Refuse a budget below what is always trained, and an empty list of budgets."""
     if not budgets:
         raise BudgetError("`budget` must hold at least one budget. Got an empty list.")
     always = outline.always_trained_params
