@@ -26,6 +26,7 @@ from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._baselines import random_allocation, uniform_allocation
 from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cost import StructuredType, module_params
+from sensitune.allocation._directions import lora_directions
 from sensitune.allocation._knapsack import knapsack_allocation
 from sensitune.allocation._published import load_published_allocation
 
@@ -35,6 +36,7 @@ __all__ = [
     "allocate",
     "knapsack_allocation",
     "load_published_allocation",
+    "lora_directions",
     "module_params",
     "parse_budget",
     "random_allocation",

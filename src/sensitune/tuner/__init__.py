@@ -22,7 +22,8 @@ from sensitune.tuner._config import SptConfig
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._model import SptModel
 from sensitune.tuner._register import register
+from sensitune.tuner._start import initialize_down
 
 register(SptConfig, SptModel)
 
-__all__ = ["SptConfig", "SptLayer", "SptModel"]
+__all__ = ["SptConfig", "SptLayer", "SptModel", "initialize_down"]
