@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.markdown import Markdown
 
 from sensitune._files import atomic_write
 from sensitune.cli._arguments import parse
@@ -42,9 +39,10 @@ def sweep(
     output: Path | None = None,
     root: str | None = None,
     engine: EngineName = "local",
-    workers: int = 1,
+    workers: int | None = None,
     address: str | None = None,
-    gpus_per_run: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None,
+    cpus_per_run: int = 1,
+    gpus_per_run: float | None = None,
     device: DeviceName | None = None,
     plan: bool = False,
     table: bool = False,
@@ -58,9 +56,10 @@ def sweep(
         output: Folder for everything that is written. Default: runs/sweeps/NAME of the file.
         root: Folder of the benchmark's data, such as data/vtab-1k.
         engine: local runs processes on this machine, ray a Ray cluster (install sensitune[ray]).
-        workers: Runs at a time on this machine.
-        address: Address of a Ray cluster; a local one is started otherwise.
-        gpus_per_run: With ray: GPUs, or the share of one, that a run takes.
+        workers: Runs at a time. Default: one on this machine, as many as there is room for on a Ray cluster.
+        address: With ray: the cluster, as host:port or auto; a local one is started otherwise.
+        cpus_per_run: With ray: CPU cores of a run.
+        gpus_per_run: With ray: GPUs, or the share of one, of a run. Default: one where the cluster has any.
         device: Where each run computes; the file's own otherwise.
         plan: Only say what would run.
         table: Only make the table of what is there.
@@ -81,9 +80,7 @@ def sweep(
     if table:
         result = collect(sweep_config, folder)
     else:
-        settings = EngineSettings(engine=engine, workers=workers, address=address)
-        if gpus_per_run is not None:
-            settings = replace(settings, gpus_per_run=gpus_per_run)
+        settings = EngineSettings(engine, workers, address, cpus_per_run, gpus_per_run)
         console.print(_plan(sweep_config, folder))
         result = run_sweep(sweep_config, folder, engine=settings, on_done=lambda *news: _tell(console, *news))
     _show(console, task_table(result, title=config.stem), folder)
@@ -144,10 +141,10 @@ def _show(console: Console, table: TaskTable, folder: Path) -> None:
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         show_path(console, "written", path)
-    console.print(Markdown(table.markdown()))
+    console.print(table)
 
 
-def _failures(failed: dict[str, str]) -> str:
+def _failures(failed: Mapping[str, str]) -> str:
     for name, error in list(failed.items())[1:]:
         sys.stderr.write(f"failed: {name}: {error}\n")
     name, error = next(iter(failed.items()))

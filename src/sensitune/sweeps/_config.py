@@ -27,7 +27,16 @@ Method = Literal[
     "full",
 ]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-CriterionName = Literal["squared_gradient", "weight_gradient", "gradient_over_weight", "magnitude", "random"]
+CriterionName = Literal[
+    "squared_gradient",
+    "weight_gradient",
+    "gradient_over_weight",
+    "absolute_gradient_sum",
+    "signal_to_noise",
+    "normalised_squared_gradient",
+    "magnitude",
+    "random",
+]
 
 DEFAULT_BUDGET = "0.5%"
 BUDGETED_METHODS: tuple[Method, ...] = ("spt-lora", "spt-adapter", "sparse", "random")
@@ -45,6 +54,11 @@ class SensitivitySettings:
     """What makes a parameter sensitive; squared_gradient is the published one."""
     micro_batch_size: int | None = None
     """Images that go through the model at once; lower it where memory is short, the result stays the same."""
+    head: Literal["random", "probe"] = "random"
+    """Head that the scores are taken with: the new random one, or one that is first fitted to the same images with the
+    backbone frozen."""
+    drop_path: float = 0.0
+    """Stochastic depth while scoring; the published code leaves it at 0.1, which makes the scores random."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,11 @@ class RunConfig:
     """A matrix gets a module if it holds at least 1/alpha of the module's size in selected parameters."""
     beta: float = 5.0
     """A vector is tuned whole if at least 1/beta of it is selected."""
+    placement: Literal["threshold", "knapsack"] = "threshold"
+    """How spt-lora spends its budget: by the published thresholds, or where a parameter gains most, each matrix with
+    the rank that pays."""
+    lora_start: Literal["random", "gradient"] = "random"
+    """Where a LoRA's down projection starts: at random, or along the directions in which the loss falls fastest."""
     dropout: float = 0.1
     """Dropout on what the modules read, while training."""
     checkpoint: str | None = None
@@ -116,6 +135,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.budget is not None and self.tau is not None:
             raise ArgumentError(f"Give `budget` or `tau`, not both. Got {self.budget!r} and {self.tau:,}.")
+        if self.method != "spt-lora" and (self.placement != "threshold" or self.lora_start != "random"):
+            name = "placement" if self.placement != "threshold" else "lora_start"
+            raise ArgumentError(f"`{name}` belongs to the method spt-lora, not to {self.method}. Leave it out.")
+        if self.placement == "knapsack" and self.tau is not None:
+            raise ArgumentError(f"The placement knapsack spends a `budget`; it has no `tau`. Got {self.tau:,}.")
         given = "budget" if self.budget is not None else "tau" if self.tau is not None else None
         if given and self.method not in BUDGETED_METHODS:
             raise ArgumentError(
@@ -132,6 +156,11 @@ class RunConfig:
     def seed(self) -> int:
         """The recipe's seed: head, adapter initialisation, order of the images, dropout."""
         return self.recipe.seed
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the directions of the gradients are needed besides the scores."""
+        return self.method == "spt-lora" and (self.placement == "knapsack" or self.lora_start == "gradient")
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, ready for YAML."""

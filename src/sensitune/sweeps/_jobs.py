@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from sensitune._files import atomic_write
 from sensitune.errors import NonFiniteError, SensituneError
@@ -115,7 +116,9 @@ def _scoring_config(config: RunConfig) -> RunConfig:
     """Only what the scores depend on, so that methods, budgets and recipes share them."""
     plain = RunConfig(config.model, config.data)
     kept = {name: getattr(config, name) for name in _OF_THE_SCORES if name != "seed"}
-    return replace(plain, **kept, recipe=replace(plain.recipe, seed=config.seed), device=config.device)
+    start: Literal["random", "gradient"] = "gradient" if config.needs_gradients else "random"
+    recipe = replace(plain.recipe, seed=config.seed)
+    return replace(plain, **kept, lora_start=start, recipe=recipe, device=config.device)
 
 
 def scores_key(config: RunConfig) -> str:

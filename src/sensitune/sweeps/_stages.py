@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ from sensitune.training import (
     Evaluation,
     TrainingResult,
     evaluate,
+    fit_head,
     load_tuned,
     read_result,
     resolve_device,
@@ -65,16 +67,22 @@ def run_sensitivity(folder: RunFolder, *, reporter: Reporter | None = None) -> S
     config = folder.config
     settings = config.sensitivity
     data = build_data(config)
-    backbone = build_backbone(config, data.num_classes)
+    backbone = build_backbone(config, data.num_classes, drop_path=settings.drop_path)
     backbone.model.to(resolve_device(config.device))
-    images = data.dataset["train"]
+    images, transform = data.dataset["train"], build_transform(config, backbone)
     num_batches = min(settings.num_batches, math.ceil(len(images) / settings.batch_size))
+    first = partial(batches, images, transform, batch_size=settings.batch_size, num_batches=num_batches)
+    if settings.head == "probe":
+        fit_head(backbone.model, first())
     sensitivity = estimate_sensitivity(
         backbone.model,
-        batches(images, build_transform(config, backbone), batch_size=settings.batch_size, num_batches=num_batches),
+        first(),
         num_batches=num_batches,
         criterion=settings.criterion,
         micro_batch_size=settings.micro_batch_size,
+        keep_gradients=config.needs_gradients,
+        dropout=settings.drop_path > 0,
+        seed=config.seed,
         progress=reporter.step,
     )
     sensitivity.save(folder.sensitivity)

@@ -138,39 +138,38 @@ class SweepConfig:
         return config
 
     def _check(self) -> None:
-        if not self.methods:
-            raise ConfigError("`methods` must name at least one method, such as `SPT-LoRA: {method: spt-lora}`.")
         if self.choose_by not in ("task", "method"):
             raise ConfigError(f"`choose_by` must be task or method. Got {self.choose_by!r}.")
         if not isinstance(self.retrain, bool):
             raise ConfigError(f"`retrain` must be true or false. Got {self.retrain!r}.")
         for name in ("seeds", "choose_seeds"):
-            values = getattr(self, name)
-            if (
-                not values
-                or len(set(values)) < len(values)
-                or any(type(value) is not int or value < 0 for value in values)
-            ):
-                raise ConfigError(f"`{name}` must be whole numbers from 0, each once. Got {list(values)}.")
-        if self.choose_tasks and self.choose_by != "method":
-            raise ConfigError("`choose_tasks` needs `choose_by: method`: otherwise every task chooses for itself.")
-        if unknown := set(self.choose_tasks) - self.sources.keys():
-            raise ConfigError(
-                f"`choose_tasks` has {min(unknown)!r}, which is not among the tasks: {', '.join(self.sources)}."
-            )
-        by_folder: dict[str, str] = {}
+            _check_seeds(name, getattr(self, name))
+        self._check_methods()
+        self._check_choice()
+        if self.published is not None:
+            named = {*self.published.groups, *self.published.tasks}
+            if unknown := sorted(named - {*self.tasks, *self.sources}):
+                raise ConfigError(f"`published` has {unknown[0]!r}, which is neither a group nor a task of the sweep.")
+
+    def _check_methods(self) -> None:
+        if not self.methods:
+            raise ConfigError("`methods` must name at least one method, such as `SPT-LoRA: {method: spt-lora}`.")
+        folders: dict[str, str] = {}
         for label in self.methods:
-            if (other := by_folder.setdefault(slug(label), label)) != label:
+            if (other := folders.setdefault(slug(label), label)) != label:
                 raise ConfigError(
                     f"`methods` has {other!r} and {label!r}, whose folders would have one name. Rename one."
                 )
+
+    def _check_choice(self) -> None:
+        if self.choose_tasks and self.choose_by != "method":
+            raise ConfigError("`choose_tasks` needs `choose_by: method`: otherwise every task chooses for itself.")
+        if missing := sorted(set(self.choose_tasks) - self.sources.keys()):
+            named = ", ".join(self.sources)
+            raise ConfigError(f"`choose_tasks` has {missing[0]!r}, which is not among the tasks: {named}.")
         for key, values in self.choose.items():
             if twice := [value for index, value in enumerate(values) if value in values[:index]]:
                 raise ConfigError(f"`choose.{key}` has a value twice: {twice[0]}.")
-        if self.published is not None:
-            names = {*self.tasks, *self.sources}
-            if unknown := sorted({*self.published.groups, *self.published.tasks} - names):
-                raise ConfigError(f"`published` has {unknown[0]!r}, which is neither a group nor a task of the sweep.")
         for label in self.methods:
             for setting in self.candidates():
                 self.run_config(label, next(iter(self.sources)), setting, seed=0)
@@ -222,6 +221,11 @@ class SweepConfig:
 def describe(setting: Setting) -> str:
     """A setting in a folder's name: ``budget=400000``; ``plain`` for none."""
     return ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in setting.items()) or "plain"
+
+
+def _check_seeds(name: str, seeds: tuple[Any, ...]) -> None:
+    if len(set(seeds)) < len(seeds) or any(type(seed) is not int or seed < 0 for seed in seeds):
+        raise ConfigError(f"`{name}` must be whole numbers from 0, each once. Got {list(seeds)}.")
 
 
 def slug(label: str) -> str:

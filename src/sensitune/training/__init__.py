@@ -27,6 +27,7 @@ from sensitune.training._card import AdapterCard, load_tuned
 from sensitune.training._decay import no_weight_decay, parameter_groups
 from sensitune.training._device import resolve_device, resolve_dtype
 from sensitune.training._evaluate import Evaluation, evaluate, predict_probabilities
+from sensitune.training._probe import fit_head
 from sensitune.training._recipe import Precision, Recipe
 from sensitune.training._result import (
     EpochMetrics,
@@ -50,6 +51,7 @@ __all__ = [
     "TrainingProgress",
     "TrainingResult",
     "evaluate",
+    "fit_head",
     "learning_rate_at",
     "load_tuned",
     "load_weights",
