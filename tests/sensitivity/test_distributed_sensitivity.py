@@ -18,13 +18,14 @@ from torch.utils.data.distributed import DistributedSampler
 from sensitune.errors import DataError, ModelError, SensituneError
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
 from sensitune.sensitivity._processes import Processes
+from sensitune.sites import Site
 
 PROCESSES = 2
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.LayerNorm(12), nn.Linear(12, 3))
+    return nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.LayerNorm(12), nn.Dropout(0.5), nn.Linear(12, 3))
 
 
 def batches(count: int = 5) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -48,6 +49,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fewer": {"num_batches": 3},
     "one": {"num_batches": 1},
     "alone": {"distributed": False},
+    "dropout": {"dropout": True, "seed": 3},
+    "gradients": {"keep_gradients": True},
+    # The sums are finished after they are complete: the mean of two finished scores would be another.
+    "absolute_gradient_sum": {"criterion": "absolute_gradient_sum", "score_dtype": torch.float64},
+    "signal_to_noise": {"criterion": "signal_to_noise", "score_dtype": torch.float64, "micro_batch_size": 3},
+    "normalised": {"criterion": "normalised_squared_gradient", "score_dtype": torch.float64},
 }
 
 
@@ -89,6 +96,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def site_of(sensitivity: Sensitivity, parameter: str) -> Site:
+    return next(site for site in sensitivity.sites if site.parameter == parameter)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_two_processes_return_the_scores_of_one(folder: Path, name: str) -> None:
     expected = estimate_sensitivity(network(), batches(), **OPTIONS[name])
@@ -98,6 +109,9 @@ def test_two_processes_return_the_scores_of_one(folder: Path, name: str) -> None
         for parameter, score in expected.scores.items():
             assert found.scores[parameter].dtype == score.dtype
             torch.testing.assert_close(found.scores[parameter], score, rtol=tolerance, atol=1e-12)
+        for parameter, gradient in (expected.gradients or {}).items():
+            torch.testing.assert_close(found.gradient_of(site_of(found, parameter)), gradient, rtol=1e-5, atol=1e-7)
+        assert (found.gradients is None) == (expected.gradients is None)
         for key in ("num_batches", "batch_sizes", "num_samples", "losses", "without_gradient"):
             assert found.metadata[key] == pytest.approx(expected.metadata[key], rel=1e-6), key
 

@@ -6,18 +6,21 @@ tensor of the parameter's shape for every ranked parameter, from one pass of for
 
 With g a batch's gradient and w the weight, `CRITERIA` holds these scores:
 
-=============================== ======================= ===============================================================
-criterion                       score                   it asks
-=============================== ======================= ===============================================================
-``squared_gradient`` (default)  Σ g²                    what a gradient step on the scalar alone gains
-``weight_gradient``             Σ |w·g|                 what setting the scalar to zero costs
-``gradient_over_weight``        Σ |g| / max(|w|, 1e-8)  what changes most relative to its size
-``absolute_gradient_sum``       |Σ g|                   what a step of a fixed length gains, as Adam's first is
-``signal_to_noise``             (Σ g)² / Σ g²           whether the batches agree on the direction
-``normalised_squared_gradient`` Σ g² / its site's mean  what stands out within its own site
-``magnitude``                   |w|                     nothing of the data
-``random``                      uniform in (0, 1]       nothing at all
-=============================== ======================= ===============================================================
+=============================== =========================== ==========================================================
+criterion                       score                       it asks
+=============================== =========================== ==========================================================
+``squared_gradient`` (default)  ``Σ g²``                    what a gradient step on the scalar alone gains
+``weight_gradient``             ``Σ |w·g|``                 what setting it to zero costs (Molchanov et al., CVPR
+                                                            2019)
+``gradient_over_weight``        ``Σ |g| / max(|w|, 1e-8)``  what would change most relative to its size
+``absolute_gradient_sum``       ``|Σ g|``                   what a step of a fixed length, as Adam's first is, gains
+``signal_to_noise``             ``(Σ g)² / Σ g²``           whether the batches agree on the direction: from 0 to
+                                                            their number, about 1 where the gradient is noise
+``normalised_squared_gradient`` ``Σ g² / its site's mean``  what stands out within its own site, so that no site wins
+                                                            by its scale alone
+``magnitude``                   ``|w|``                     nothing of the data
+``random``                      uniform in (0, 1]           nothing at all: what a choice without information costs
+=============================== =========================== ==========================================================
 
 With ``keep_gradients=True`` the same pass also returns Σ g itself, as `Sensitivity.gradients`.
 

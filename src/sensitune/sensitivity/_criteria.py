@@ -1,27 +1,8 @@
 """The criteria: small pure functions from weights and gradients to non-negative scores.
 
-With g the gradient of one batch's mean loss, w the weight, Σ a sum over the B batches of the pass:
-
-=============================== ======================= ===============================================================
-criterion                       score                   idea
-=============================== ======================= ===============================================================
-``squared_gradient``            Σ g²                    loss drop of one gradient step on this scalar alone (SPT,
-                                                        eq. 4)
-``weight_gradient``             Σ |w·g|                 loss change if the scalar were set to zero (Molchanov et al.,
-                                                        CVPR 2019)
-``gradient_over_weight``        Σ |g| / max(|w|, 1e-8)  change relative to the scalar's size
-``absolute_gradient_sum``       |Σ g|                   loss drop of one step of a fixed length on this scalar alone, as
-                                                        Adam's first is
-``signal_to_noise``             (Σ g)² / Σ g²           whether the batches agree on the direction, whatever the scale:
-                                                        from 0 to B, about 1 where the gradient is noise
-``normalised_squared_gradient`` Σ g² / its site's mean  which scalars stand out within their own site: no site wins by
-                                                        its scale alone
-``magnitude``                   |w|                     no data
-``random``                      uniform in (0, 1]       no data; what a choice without information costs
-=============================== ======================= ===============================================================
-
-A criterion of gradients has two parts: what it adds up over the batches, one term per sum it needs, and how it finishes
-once the sums are complete (over all processes). Each sum costs one tensor of each parameter's shape.
+The package's docstring has their table. A criterion of gradients has two parts: what it adds up over the batches, one
+term per sum it needs, and how it finishes once the sums are complete (over all processes). Each sum costs one tensor of
+each parameter's shape.
 """
 
 from __future__ import annotations
