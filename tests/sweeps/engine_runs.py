@@ -1,0 +1,86 @@
+"""Run functions for the engines' tests: worker processes import this module by its name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from sensitune.sweeps import JobOutcome, RunConfig, _stages
+from sensitune.sweeps._jobs import Job, run_job
+from sensitune.training import TrainingProgress
+
+
+def jobs_in(folder: Path, config: RunConfig, names: list[str]) -> dict[str, Job]:
+    """Jobs that differ in name and folder alone."""
+    return {name: Job(name, folder / "runs" / name, config, folder / "scores", test=True) for name in names}
+
+
+def attempts(job: Job) -> list[int]:
+    """The processes that have tried a job, in order."""
+    return [int(line.split()[0]) for line in _lines(job)]
+
+
+def environments(job: Job) -> list[str]:
+    """What those processes found: OMP_NUM_THREADS, torch's threads, CUDA_VISIBLE_DEVICES."""
+    return [line.partition(" ")[2] for line in _lines(job)]
+
+
+def _log(job: Job) -> Path:
+    return job.folder.parent / f"{job.name}.attempts"
+
+
+def _lines(job: Job) -> list[str]:
+    return _log(job).read_text().splitlines() if _log(job).exists() else []
+
+
+def _note_attempt(job: Job) -> int:
+    """Note this process; return which attempt it is, from 1."""
+    _log(job).parent.mkdir(parents=True, exist_ok=True)
+    found = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    with _log(job).open("a") as log:
+        log.write(f"{os.getpid()} {' '.join(map(str, found))}\n")
+    return len(_lines(job))
+
+
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def eventful(job: Job) -> JobOutcome:
+    """What happens to a job follows from its name; the rest are real runs."""
+    attempt = _note_attempt(job)
+    if job.name == "bug":
+        raise LookupError("no such thing")
+    if job.name == "hopeless":
+        _die()
+    if job.name == "killed" and attempt == 1:
+        _in_the_second_epoch(_die)
+    if job.name == "on a lost node" and attempt == 1:
+        _in_the_second_epoch(lambda: wait_forever(job))
+    return run_job(job)
+
+
+def _in_the_second_epoch(event: object) -> None:
+    """Let something happen when one epoch is on disk; the process does not outlive it."""
+
+    def report(_: object, progress: TrainingProgress) -> None:
+        if progress.epoch == 2:
+            event()  # type: ignore[operator]
+
+    _stages.report_training = report
+
+
+def wait_forever(job: Job) -> JobOutcome:
+    (job.folder.parent / f"{job.name}.waits").write_text(str(os.getpid()))
+    time.sleep(600)
+    raise AssertionError("nobody ended this process")
+
+
+def waiting(job: Job) -> int | None:
+    """The process that waits in a job."""
+    note = job.folder.parent / f"{job.name}.waits"
+    return int(note.read_text() or 0) or None if note.exists() else None
