@@ -23,11 +23,13 @@ Example:
 
 from sensitune.allocation._allocate import allocate
 from sensitune.allocation._allocation import Allocation
-from sensitune.allocation._baselines import random_allocation, uniform_allocation
+from sensitune.allocation._baselines import random_allocation, random_structured_allocation, uniform_allocation
 from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cost import StructuredType, module_params
 from sensitune.allocation._directions import lora_directions
 from sensitune.allocation._knapsack import knapsack_allocation
+from sensitune.allocation._layerwise import layerwise_allocation
+from sensitune.allocation._neurons import neuron_allocation
 from sensitune.allocation._published import load_published_allocation
 
 __all__ = [
@@ -35,10 +37,13 @@ __all__ = [
     "StructuredType",
     "allocate",
     "knapsack_allocation",
+    "layerwise_allocation",
     "load_published_allocation",
     "lora_directions",
     "module_params",
+    "neuron_allocation",
     "parse_budget",
     "random_allocation",
+    "random_structured_allocation",
     "uniform_allocation",
 ]

@@ -164,7 +164,7 @@ class Problem:
             NonFiniteError: If a score is not finite.
         """
         for site, view in zip(self.outline.sites, self.views, strict=True):
-            _check_scores(site, view)
+            check_scores(site, view)
             yield view
 
 
@@ -251,7 +251,8 @@ def _build(
     )
 
 
-def _check_scores(site: Site, view: torch.Tensor) -> None:
+def check_scores(site: Site, view: torch.Tensor) -> None:
+    """Refuse scores that are negative or not finite."""
     low, high = (bound.item() for bound in torch.aminmax(view))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise NonFiniteError(f"A score of `{site.id}` is not a finite number. Estimate the sensitivity again.")
