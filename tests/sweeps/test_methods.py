@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from torch import nn
 
-from sensitune.sweeps import METHODS, RunConfig
+from sensitune.allocation import Allocation, lora_directions
+from sensitune.errors import ArgumentError
+from sensitune.sensitivity import Sensitivity, estimate_sensitivity
+from sensitune.sites import outline_model
+from sensitune.sweeps import METHODS, Method, RunConfig, RunFolder, run, run_sensitivity
+from sensitune.sweeps._config import BUDGETED_METHODS, Placement
+from sensitune.sweeps._jobs import scores_key
+from sensitune.sweeps._methods import criterion_of
 from sensitune.tuner import SptConfig
 
 CONFIG = RunConfig("vit_tiny_patch16_224", "data", rank=2)
@@ -70,3 +80,73 @@ def test_full_fine_tuning_trains_like_the_plain_model() -> None:
 def test_loras_cost_what_their_matrices_say(method: str, expected: int) -> None:
     info = METHODS[method]
     assert info.place(replace(CONFIG, method=method), info.outline(make_model()), None).trainable_params == expected
+
+
+def make_sensitivity(method: str) -> Sensitivity:
+    generator = torch.Generator().manual_seed(2)
+    batches = [
+        (torch.randn(4, 3, 32, 32, generator=generator, dtype=torch.float64), torch.arange(4) % 3) for _ in range(2)
+    ]
+    criterion = METHODS[method].criterion or "squared_gradient"
+    return estimate_sensitivity(make_model(), batches, criterion=criterion, keep_gradients=criterion != "magnitude")
+
+
+@pytest.mark.parametrize("method", BUDGETED_METHODS)
+def test_every_method_with_a_budget_spends_it_exactly(method: Method) -> None:
+    info, config = METHODS[method], replace(CONFIG, method=method, budget=900)
+    sensitivity = make_sensitivity(method) if info.needs_sensitivity else None
+    assert info.place(config, info.outline(make_model()), sensitivity).trainable_params == 900
+
+
+def test_the_knapsack_gives_each_matrix_the_rank_that_pays() -> None:
+    config = replace(CONFIG, method="spt-lora", budget=900, placement="knapsack")
+    allocation = METHODS["spt-lora"].place(config, outline_model(make_model()), make_sensitivity("spt-lora"))
+    assert (allocation.method, allocation.trainable_params) == ("knapsack", 900)
+
+
+def test_a_method_of_its_own_criterion_ranks_by_that(config: RunConfig) -> None:
+    assert criterion_of(replace(config, method="magnitude")) == "magnitude"
+    chosen = replace(config, sensitivity=replace(config.sensitivity, criterion="signal_to_noise"))
+    assert criterion_of(chosen) == "signal_to_noise"
+    assert scores_key(replace(config, method="neurons")) != scores_key(config)
+
+
+def test_a_random_placement_has_no_tau(config: RunConfig) -> None:
+    with pytest.raises(ArgumentError, match=r"The method random-lora spends a `budget`; it has no `tau`. Got 50"):
+        METHODS["random-lora"].place(
+            replace(config, method="random-lora", budget=None, tau=50), outline_model(make_model()), None
+        )
+
+
+@pytest.mark.parametrize("settings", [{"head": "probe"}, {"drop_path": 0.1}, {"criterion": "signal_to_noise"}])
+def test_the_first_stage_can_be_taken_otherwise(settings: dict[str, Any], config: RunConfig, tmp_path: Path) -> None:
+    plain = run_sensitivity(RunFolder.open(tmp_path / "plain", config))
+    other = replace(config, sensitivity=replace(config.sensitivity, **settings))
+    found = run_sensitivity(RunFolder.open(tmp_path / "other", other))
+    assert any(not torch.equal(found.scores[name], plain.scores[name]) for name in plain.scores)
+    again = run_sensitivity(RunFolder.open(tmp_path / "again", other))
+    assert all(torch.equal(found.scores[name], again.scores[name]) for name in found.scores)
+
+
+@pytest.mark.parametrize("placement", ["threshold", "knapsack"])
+def test_a_lora_can_start_along_the_gradient(placement: Placement, config: RunConfig, tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path, replace(config, placement=placement, lora_start="gradient"))
+    run(folder)
+    directions = load_file(folder.lora_start)
+    assert directions.keys() == set(Allocation.load(folder.allocation).structured)
+    expected = lora_directions(Sensitivity.load(folder.sensitivity), Allocation.load(folder.allocation))
+    assert all(torch.equal(directions[site], expected[site]) for site in directions)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "sparse", "placement": "knapsack"}, "`placement` belongs to the method spt-lora, not to sparse"),
+        ({"method": "lora", "lora_start": "gradient"}, "`lora_start` belongs to the method spt-lora, not to lora"),
+        ({"placement": "knapsack", "tau": 50}, "The placement knapsack spends a `budget`; it has no `tau`. Got 50"),
+        ({"max_train": 5, "shots": 2}, "Give `max_train` or `shots`, not both. Got 5 and 2"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        RunConfig("m", "d", **settings)

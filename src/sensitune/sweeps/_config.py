@@ -22,10 +22,15 @@ Method = Literal[
     "lora-qv",
     "adapter",
     "random",
+    "random-lora",
+    "random-sparse",
+    "magnitude",
+    "neurons",
     "vectors",
     "head",
     "full",
 ]
+Placement = Literal["threshold", "knapsack"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 CriterionName = Literal[
     "squared_gradient",
@@ -39,7 +44,17 @@ CriterionName = Literal[
 ]
 
 DEFAULT_BUDGET = "0.5%"
-BUDGETED_METHODS: tuple[Method, ...] = ("spt-lora", "spt-adapter", "sparse", "random")
+BUDGETED_METHODS: tuple[Method, ...] = (
+    "spt-lora",
+    "spt-adapter",
+    "sparse",
+    "random",
+    "random-lora",
+    "random-sparse",
+    "magnitude",
+    "neurons",
+)
+RANKING_METHODS: tuple[Method, ...] = ("spt-lora", "spt-adapter", "sparse")
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ class RunConfig:
     """A matrix gets a module if it holds at least 1/alpha of the module's size in selected parameters."""
     beta: float = 5.0
     """A vector is tuned whole if at least 1/beta of it is selected."""
-    placement: Literal["threshold", "knapsack"] = "threshold"
+    placement: Placement = "threshold"
     """How spt-lora spends its budget: by the published thresholds, or where a parameter gains most, each matrix with
     the rank that pays."""
     lora_start: Literal["random", "gradient"] = "random"

@@ -97,6 +97,11 @@ class RunFolder:
         return self.path / "allocation.safetensors"
 
     @property
+    def lora_start(self) -> Path:
+        """Where the LoRAs start, if not at random."""
+        return self.path / "lora_start.safetensors"
+
+    @property
     def training(self) -> TrainingFolder:
         """The third stage's results: adapters, metrics, numbers."""
         return TrainingFolder(self.path)

@@ -14,7 +14,7 @@ from sensitune.errors import NonFiniteError, SensituneError
 from sensitune.sensitivity import Sensitivity
 from sensitune.sweeps._config import RunConfig
 from sensitune.sweeps._folder import RunFolder
-from sensitune.sweeps._methods import METHODS
+from sensitune.sweeps._methods import METHODS, criterion_of
 from sensitune.sweeps._stages import run_allocate, run_evaluate, run_sensitivity, run_train
 from sensitune.training import read_result
 
@@ -118,6 +118,7 @@ def _scoring_config(config: RunConfig) -> RunConfig:
     kept = {name: getattr(config, name) for name in _OF_THE_SCORES if name != "seed"}
     start: Literal["random", "gradient"] = "gradient" if config.needs_gradients else "random"
     recipe = replace(plain.recipe, seed=config.seed)
+    kept["sensitivity"] = replace(config.sensitivity, criterion=criterion_of(config))
     return replace(plain, **kept, lora_start=start, recipe=recipe, device=config.device)
 
 

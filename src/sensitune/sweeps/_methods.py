@@ -7,10 +7,21 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from sensitune.allocation import Allocation, StructuredType, allocate, random_allocation, uniform_allocation
+from sensitune.allocation import (
+    Allocation,
+    StructuredType,
+    allocate,
+    knapsack_allocation,
+    layerwise_allocation,
+    neuron_allocation,
+    random_allocation,
+    random_structured_allocation,
+    uniform_allocation,
+)
+from sensitune.errors import ArgumentError
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline, outline_model
-from sensitune.sweeps._config import BUDGETED_METHODS, DEFAULT_BUDGET, Method, RunConfig
+from sensitune.sweeps._config import BUDGETED_METHODS, DEFAULT_BUDGET, CriterionName, Method, RunConfig
 
 
 @dataclass(frozen=True)
@@ -22,12 +33,14 @@ class MethodInfo:
         needs_sensitivity: Whether it looks at the scores.
         place: (settings, outline, sensitivity or None) -> allocation.
         outline: How a method that needs no scores sees the model.
+        criterion: What it ranks by, where that is part of the method; None = what the settings say.
     """
 
     label: str
     needs_sensitivity: bool
     place: Callable[[RunConfig, ModelOutline, Sensitivity | None], Allocation]
     outline: Callable[[nn.Module], ModelOutline] = outline_model
+    criterion: CriterionName | None = None
 
 
 def _follow(structured: StructuredType | None) -> Callable[[RunConfig, ModelOutline, Sensitivity | None], Allocation]:
@@ -35,6 +48,8 @@ def _follow(structured: StructuredType | None) -> Callable[[RunConfig, ModelOutl
 
     def place(config: RunConfig, outline: ModelOutline, sensitivity: Sensitivity | None) -> Allocation:
         assert sensitivity is not None
+        if config.placement == "knapsack":
+            return knapsack_allocation(sensitivity, budget=_given(config))
         return allocate(
             sensitivity,
             budget=budget_of(config),
@@ -50,11 +65,34 @@ def _follow(structured: StructuredType | None) -> Callable[[RunConfig, ModelOutl
 
 
 def _spend_at_random(config: RunConfig, outline: ModelOutline, sensitivity: Sensitivity | None) -> Allocation:
-    budget = budget_of(config)
-    assert budget is not None
     return random_allocation(
-        outline, budget=budget, rank=config.rank, alpha=config.alpha, beta=config.beta, seed=config.seed
+        outline, budget=_given(config), rank=config.rank, alpha=config.alpha, beta=config.beta, seed=config.seed
     )
+
+
+def _scatter(config: RunConfig, outline: ModelOutline, sensitivity: Sensitivity | None) -> Allocation:
+    return random_allocation(outline, budget=_given(config), structured=None, whole_vectors=False, seed=config.seed)
+
+
+def _drop_modules(config: RunConfig, outline: ModelOutline, sensitivity: Sensitivity | None) -> Allocation:
+    return random_structured_allocation(outline, budget=_given(config), rank=config.rank, seed=config.seed)
+
+
+def _spend_by(rule: Callable[..., Allocation]) -> Callable[[RunConfig, ModelOutline, Sensitivity | None], Allocation]:
+    """A sparse rule of its own."""
+
+    def place(config: RunConfig, outline: ModelOutline, sensitivity: Sensitivity | None) -> Allocation:
+        return rule(sensitivity, budget=_given(config))
+
+    return place
+
+
+def _given(config: RunConfig) -> int | str:
+    """The budget of a method that can spend nothing else."""
+    budget = budget_of(config)
+    if budget is None:
+        raise ArgumentError(f"The method {config.method} spends a `budget`; it has no `tau`. Got {config.tau}.")
+    return budget
 
 
 def _everywhere(
@@ -102,10 +140,23 @@ METHODS: Mapping[Method, MethodInfo] = {
     "lora-qv": MethodInfo("LoRA on q and v", False, _everywhere("lora", operations=("q", "v"), train_tokens=False)),
     "adapter": MethodInfo("Uniform Adapter", False, _everywhere("adapter")),
     "random": MethodInfo("Random placement", False, _spend_at_random),
+    "random-lora": MethodInfo("LoRA on random matrices", False, _drop_modules),
+    "random-sparse": MethodInfo("Random entries", False, _scatter),
+    "magnitude": MethodInfo(
+        "Largest weights of each layer", True, _spend_by(layerwise_allocation), criterion="magnitude"
+    ),
+    "neurons": MethodInfo(
+        "Best inputs of each neuron", True, _spend_by(neuron_allocation), criterion="absolute_gradient_sum"
+    ),
     "vectors": MethodInfo("Biases, norms and scales", False, _everywhere(None, vectors=True)),
     "head": MethodInfo("Head only", False, _everywhere(None, train_tokens=False)),
     "full": MethodInfo("Full fine-tuning", False, _everywhere(None), _whole),
 }
+
+
+def criterion_of(config: RunConfig) -> CriterionName:
+    """What a run's scores are: the method's own criterion, or the one of the settings."""
+    return METHODS[config.method].criterion or config.sensitivity.criterion
 
 
 def budget_of(config: RunConfig) -> int | str | None:

@@ -11,15 +11,16 @@ from typing import Literal
 
 import torch
 from peft import get_peft_model
+from safetensors.torch import load_file, save_file
 
 from sensitune._files import atomic_write
-from sensitune.allocation import Allocation
+from sensitune.allocation import Allocation, lora_directions
 from sensitune.data import batches
 from sensitune.errors import DataError, RunFolderError
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
 from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._ingredients import build_backbone, build_card, build_data, build_transform
-from sensitune.sweeps._methods import METHODS
+from sensitune.sweeps._methods import METHODS, criterion_of
 from sensitune.sweeps._reporter import Reporter, Silent, report_training
 from sensitune.training import (
     Evaluation,
@@ -31,7 +32,7 @@ from sensitune.training import (
     resolve_device,
     train,
 )
-from sensitune.tuner import SptConfig
+from sensitune.tuner import SptConfig, initialize_down
 
 
 def run(folder: RunFolder, *, reporter: Reporter | None = None) -> TrainingResult:
@@ -78,7 +79,7 @@ def run_sensitivity(folder: RunFolder, *, reporter: Reporter | None = None) -> S
         backbone.model,
         first(),
         num_batches=num_batches,
-        criterion=settings.criterion,
+        criterion=criterion_of(config),
         micro_batch_size=settings.micro_batch_size,
         keep_gradients=config.needs_gradients,
         dropout=settings.drop_path > 0,
@@ -114,6 +115,10 @@ def run_allocate(
             _require(folder, folder.sensitivity, "sensitivity --output")
             sensitivity = Sensitivity.load(folder.sensitivity)
         allocation = method.place(folder.config, sensitivity.outline, sensitivity)
+        if folder.config.lora_start == "gradient":
+            directions = lora_directions(sensitivity, allocation)
+            with atomic_write(folder.lora_start) as temporary:
+                save_file({site: rows.contiguous() for site, rows in directions.items()}, temporary)
     else:
         backbone = build_backbone(folder.config, build_data(folder.config).num_classes)
         allocation = method.place(folder.config, method.outline(backbone.model), None)
@@ -148,8 +153,11 @@ def run_train(folder: RunFolder, *, reporter: Reporter | None = None) -> Trainin
     backbone = build_backbone(config, data.num_classes, drop_path=config.recipe.drop_path)
     torch.manual_seed(config.seed)
     tuner = SptConfig.from_allocation(allocation, dropout=config.dropout, drop_path=config.recipe.drop_path)
+    tuned = get_peft_model(backbone.model, tuner)
+    if config.lora_start == "gradient":
+        initialize_down(tuned, load_file(folder.lora_start))
     return train(
-        get_peft_model(backbone.model, tuner),
+        tuned,
         data,
         config.recipe,
         folder.path,
