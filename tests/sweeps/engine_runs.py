@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ import torch
 from sensitune.sweeps import JobOutcome, RunConfig, _stages
 from sensitune.sweeps._jobs import Job, run_job
 from sensitune.training import TrainingProgress
+
+DOOMED_NODE = "SENSITUNE_TEST_DOOMED_NODE"
 
 
 def jobs_in(folder: Path, config: RunConfig, names: list[str]) -> dict[str, Job]:
@@ -37,39 +40,45 @@ def _lines(job: Job) -> list[str]:
     return _log(job).read_text().splitlines() if _log(job).exists() else []
 
 
-def _note_attempt(job: Job) -> int:
-    """Note this process; return which attempt it is, from 1."""
+def _note_attempt(job: Job) -> None:
     _log(job).parent.mkdir(parents=True, exist_ok=True)
     found = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads(), os.environ.get("CUDA_VISIBLE_DEVICES")
     with _log(job).open("a") as log:
         log.write(f"{os.getpid()} {' '.join(map(str, found))}\n")
-    return len(_lines(job))
 
 
-def _die(*_: object) -> None:
+def losses(job: Job) -> int:
+    """How many of the attempts ended with their worker or its node."""
+    return sum((job.folder.parent / f"{job.name}.{kind}").exists() for kind in ("died", "waits"))
+
+
+def _die(job: Job) -> None:
+    (job.folder.parent / f"{job.name}.died").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def eventful(job: Job) -> JobOutcome:
-    """What happens to a job follows from its name; the rest are real runs."""
-    attempt = _note_attempt(job)
+    """What happens to a job follows from its name, or from the node it is on; the rest are real runs."""
+    _note_attempt(job)
     if job.name == "bug":
         raise LookupError("no such thing")
     if job.name == "hopeless":
-        _die()
-    if job.name == "killed" and attempt == 1:
-        _in_the_second_epoch(_die)
-    if job.name == "on a lost node" and attempt == 1:
+        _die(job)
+    if job.name == "patient":
+        wait_forever(job)
+    if job.name == "killed" and not losses(job):
+        _in_the_second_epoch(lambda: _die(job))
+    elif DOOMED_NODE in os.environ:
         _in_the_second_epoch(lambda: wait_forever(job))
     return run_job(job)
 
 
-def _in_the_second_epoch(event: object) -> None:
+def _in_the_second_epoch(event: Callable[[], object]) -> None:
     """Let something happen when one epoch is on disk; the process does not outlive it."""
 
     def report(_: object, progress: TrainingProgress) -> None:
         if progress.epoch == 2:
-            event()  # type: ignore[operator]
+            event()
 
     _stages.report_training = report
 

@@ -111,7 +111,7 @@ def test_in_worker_processes_a_mistake_a_bug_and_a_death_cost_nobody_else_anythi
     assert found.pop("bug") == "LookupError: no such thing"
     assert "nowhere" in str(found.pop("misled"))
     assert found.pop("hopeless") == (
-        "Its worker process died 2 times (at last: signal SIGKILL), most often for want of memory. "
+        "Its worker died 2 times (at last: signal SIGKILL), most often for want of memory. "
         "Use fewer than 2 workers, or a smaller batch."
     )
     assert found == {"killed": None, "good": None, "last": None}

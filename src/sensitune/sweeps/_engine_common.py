@@ -23,7 +23,8 @@ class EngineSettings:
         engine: ``"local"``: on this machine; ``"ray"``: on a Ray cluster.
         workers: Runs at a time. None = one in this process, or as many as the Ray cluster has room for. Worker
             processes share this machine's threads, and its CUDA devices in turn.
-        address: A Ray cluster: ``host:port``, ``ray://host:port`` or ``auto``; None starts one on this machine.
+        address: A Ray cluster: ``host:port`` of its head node, or ``auto`` for the one that this machine belongs to;
+            None starts one on this machine alone.
         cpus_per_run: CPU cores that Ray reserves for a run, and the threads the run uses there.
         gpus_per_run: GPUs that Ray reserves for a run; 0.5 lets two share one. None = 1 if the cluster has any when
             the sweep starts, else 0.
@@ -72,5 +73,11 @@ def attempt(run: RunFunction, job: Job) -> Attempt:
 
 
 def failed(job: Job, error: str) -> Attempt:
-    """An attempt that never got to run, or was lost."""
+    """An attempt that never got to run."""
     return Attempt(JobOutcome(job.name, error, 0.0))
+
+
+def lost(job: Job, *, times: int, cause: str, advice: str) -> Attempt:
+    """The last of several attempts whose workers died."""
+    often = "once" if times == 1 else f"{times} times"
+    return failed(job, f"Its worker died {often} (at last: {cause}), most often for want of memory. {advice}")

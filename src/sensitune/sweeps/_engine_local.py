@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 import torch
 
 from sensitune.errors import ArgumentError
-from sensitune.sweeps._engine_common import Attempt, EngineSettings, RunFunction, attempt, failed
+from sensitune.sweeps._engine_common import Attempt, EngineSettings, RunFunction, attempt, lost
 from sensitune.sweeps._jobs import Job
 
 # A forked process cannot use CUDA once its parent has.
@@ -106,13 +106,8 @@ def _try_again(
     if task.losses <= settings.retries:
         waiting.appendleft(task)
         return
-    finish(
-        failed(
-            task.job,
-            f"Its worker process died {task.losses} times (at last: {cause}), most often for want of memory. "
-            f"Use fewer than {settings.workers} workers, or a smaller batch.",
-        )
-    )
+    advice = f"Use fewer than {settings.workers} workers, or a smaller batch."
+    finish(lost(task.job, times=task.losses, cause=cause, advice=advice))
 
 
 class _Worker:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sensitune.errors import ArgumentError
-from sensitune.sweeps._engine_common import Attempt, EngineSettings, RunFunction, attempt, failed
+from sensitune.sweeps._engine_common import Attempt, EngineSettings, RunFunction, attempt, failed, lost
 from sensitune.sweeps._jobs import Job
 
 _CONNECT_SECONDS = 10.0
@@ -71,9 +71,9 @@ def _connect(ray: Any, address: str | None) -> None:
 
 def _require_open_port(address: str) -> None:
     """Ray itself goes on trying for minutes where nobody answers."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        raise ArgumentError(f"`address` must be host:port, ray://host:port or auto. Got {address!r}.")
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise ArgumentError(f"`address` must be host:port of the cluster's head node, or auto. Got {address!r}.")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
@@ -141,13 +141,11 @@ def _attempt_on_worker(run: RunFunction, job: Job, threads: int, folder: str) ->
 def _result(ray: Any, reference: Any, job: Job, settings: EngineSettings) -> Attempt:
     try:
         result: Attempt = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:  # the job never ran: the node has no Sensitune, or another version
-        message = f"It could not start on the cluster: {error.cause}"
+    except ray.exceptions.RayTaskError as error:  # what Ray needs to start the job failed, an import for one
+        reason = str(error).strip().splitlines()[-1]
+        message = f"It could not start: {reason}. Every node must have Sensitune installed, in this version."
         return replace(failed(job, message), traceback=str(error))
     except ray.exceptions.RayError as error:
-        return failed(
-            job,
-            f"Its worker was lost {settings.retries + 1} times ({type(error).__name__}), most often for want of "
-            "memory. Let fewer runs share a node with a larger `cpus_per_run`, or use a smaller batch.",
-        )
+        advice = "Let fewer runs share a node with a larger `cpus_per_run`, or use a smaller batch."
+        return lost(job, times=settings.retries + 1, cause=type(error).__name__, advice=advice)
     return result
