@@ -3,7 +3,13 @@
 Each site with c selected scalars is tuned in one of three ways: a matrix ``[out, in]`` gets a module of P parameters
 where c ≥ P / alpha (LoRA: P = r·(in + out); Adapter: P = 2·r·out + r + out), a vector ``[n]`` is tuned whole where
 c ≥ n / beta, and everywhere else exactly the selected scalars are trained (He et al., ICCV 2023, section 3.3). Under a
-budget the ranking is walked down until the cost equals it. Pure CPU code: it sees scores and sites, never a model.
+budget the ranking is walked down until the cost equals it (`allocate`).
+
+`knapsack_allocation` goes beyond the paper: from the accumulated gradient it works out what each rank of each matrix,
+and each single scalar, captures per parameter, and spends the budget there. `lora_directions` then lets each LoRA start
+along that gradient. The others are baselines: the same everywhere, chance, or another paper's rule.
+
+Pure CPU code: it sees scores, gradients and sites, never a model.
 
 Example:
     >>> import torch

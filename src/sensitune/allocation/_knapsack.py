@@ -6,9 +6,10 @@ The gain of a way of tuning a site is how much of its accumulated gradient G it 
 - a LoRA of rank k captures at most ``Σ_{i≤k} σ_i(G)²`` (Eckart and Young, 1936), at ``in + out`` parameters for each
   further rank.
 
-Both are to first order the fall of the loss under one step of gradient descent on what is trained, so they are of one
-unit. Either alone has falling returns and is filled from the top. A matrix is tuned in one of the two ways, never in
-both, so nothing is counted twice; what makes the problem hard is that the better of two such curves has a kink.
+Both are, but for the learning rate, how far the loss falls to first order under one step of gradient descent on what is
+trained (of a LoRA: on ``up``, when ``down`` holds the leading right singular vectors), so they are of one unit. Either
+alone has falling returns and is filled from the top. A matrix is tuned in one of the two ways, never in both, so
+nothing is counted twice; what makes the problem hard is that the better of two such curves has a kink.
 
 It is solved by a price λ per parameter (Everett, 1963): at a given price every site answers for itself, with whichever
 way has the highest gain − λ·cost, and that answer is exact. The price is brought down to the lowest at which all

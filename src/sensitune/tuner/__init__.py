@@ -6,6 +6,8 @@ Structured sites get a LoRA, ``y = W x + b + up(down(dropout(x)))``, or an Adapt
 adapters add, and disabling restores the base (He et al., *Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning*,
 ICCV 2023, section 3.3).
 
+`initialize_down` starts a fresh adapter's LoRAs along given directions instead of random ones.
+
 Importing this package registers the method with PEFT.
 
 Example:
