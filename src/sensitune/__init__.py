@@ -24,13 +24,15 @@ Example:
 from sensitune.allocation import (
     Allocation,
     allocate,
+    knapsack_allocation,
     load_published_allocation,
+    lora_directions,
     random_allocation,
     uniform_allocation,
 )
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
 from sensitune.sites import ModelOutline, Site, find_sites, outline_model
-from sensitune.tuner import SptConfig, SptModel
+from sensitune.tuner import SptConfig, SptModel, initialize_down
 
 __version__ = "0.1.0"
 
@@ -45,7 +47,10 @@ __all__ = [
     "allocate",
     "estimate_sensitivity",
     "find_sites",
+    "initialize_down",
+    "knapsack_allocation",
     "load_published_allocation",
+    "lora_directions",
     "outline_model",
     "random_allocation",
     "uniform_allocation",

@@ -107,6 +107,6 @@ def _row(group: str, entries: Sequence[dict[str, Any]], trainable: int) -> Alloc
 def _caption(allocation: Allocation) -> str:
     names = {"lora": "LoRA", "adapter": "Adapter", None: ""}
     module = (
-        f"Modules: {names[allocation.structured_type]} of rank {allocation.rank}. " if allocation.structured else ""
+        f"Modules: {names[allocation.structured_type]} of {allocation.rank_label}. " if allocation.structured else ""
     )
     return f"{module}The head ({allocation.head_params:,} parameters) is trained too and not counted."

@@ -119,7 +119,7 @@ class SweepConfig:
         lists: dict[str, Any] = {
             name: tuple(_list(values[name], name))
             for name in ("seeds", "choose_seeds", "choose_tasks")
-            if name in values
+            if name in values and values[name] != ([] if name == "choose_tasks" else None)
         }
         published = values.get("published")
         config = cls(
