@@ -101,7 +101,6 @@ def _try_again(
 ) -> None:
     task, worker.task = worker.task, None
     assert task is not None
-    worker.start()
     task.losses += 1
     if task.losses <= settings.retries:
         waiting.appendleft(task)
@@ -111,7 +110,7 @@ def _try_again(
 
 
 class _Worker:
-    """A process that does one job after the other, and can be replaced by a new one.
+    """A process that does one job after the other; if it dies, a new one takes its place with the next job.
 
     Attributes:
         connection: Jobs go out here, attempts come back; the first message is None, once it has started.
@@ -124,9 +123,9 @@ class _Worker:
         self._run = run
         self._environment = environment
         self.task: _Task | None = None
-        self.start()
+        self._start()
 
-    def start(self) -> None:
+    def _start(self) -> None:
         self.connection, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_serve, args=(theirs, self._run))
         with _environment(self._environment):
@@ -135,6 +134,8 @@ class _Worker:
 
     def give(self, task: _Task) -> None:
         self.task = task
+        if self.connection.closed:
+            self._start()
         with suppress(OSError):  # it died while it had nothing to do; its silence will tell
             self.connection.send(task.job)
 
