@@ -180,7 +180,13 @@ def test_every_line_of_the_latex_table_fills_its_columns() -> None:
     spanned = [int(width) for width in re.findall(r"\\multicolumn\{(\d)\}", groups)]
     assert spanned == [2, 1, 2, 4]
     assert re.findall(r"\\cmidrule\(lr\)\{([\d-]+)\}", text) == ["3-4", "5-5", "6-7", "8-11"]
-    assert r"71.0 $\pm$ 1.4" in text
+    assert r"& 71.0{\scriptsize$\,\pm\,$1.4} &" in text
+
+
+def test_a_wide_latex_table_is_shrunk_to_the_page_and_a_narrow_one_is_left() -> None:
+    assert "resizebox" not in table(row()).latex()
+    wide = {"all": tuple(f"task{index}" for index in range(20))}
+    assert r"\resizebox{\textwidth}" in table(TableRow("a", {}), groups=wide).latex()
 
 
 def test_latex_is_balanced_and_its_special_characters_are_escaped() -> None:

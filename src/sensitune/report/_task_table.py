@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import rich.table
 
 _MEAN = "mean"
+_WIDEST = 9  # columns of accuracies that a page holds unshrunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,22 +179,30 @@ class TaskTable:
 
     def latex(self) -> str:
         """The table for a paper: a ``table*`` that needs the packages booktabs and graphicx."""
-        before = "l" + "r" * self._has_params
-        body = [" & ".join(map(_escape, [row.label, *self._params(row), *self._texts(row)])) for row in self.rows]
+        cells = [
+            [_escape(row.label), *map(_escape, self._params(row)), *map(_latex_cell, self.scores(row))]
+            for row in self.rows
+        ]
+        tabular = [
+            rf"\begin{{tabular}}{{l{'r' * self._has_params}{'c' * len(self._headings)}}}",
+            r"\toprule",
+            *self._latex_headings(1 + self._has_params),
+            r"\midrule",
+            *(rf"{' & '.join(line)} \\" for line in cells),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        if len(self._headings) > _WIDEST:
+            tabular = [r"\resizebox{\textwidth}{!}{%", *tabular, "}"]
+        caption = _escape(f"{self.title}. {self.caption}")
         return "\n".join(
             [
                 r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
                 r"\begin{table*}",
                 r"\centering",
-                rf"\caption{{{_escape(f'{self.title}. {self.caption}')}}}",
-                r"\resizebox{\textwidth}{!}{%",
-                rf"\begin{{tabular}}{{{before}{'c' * len(self._headings)}}}",
-                r"\toprule",
-                *self._latex_headings(len(before)),
-                r"\midrule",
-                *(rf"{line} \\" for line in body),
-                r"\bottomrule",
-                r"\end{tabular}}",
+                r"\setlength{\tabcolsep}{3pt}",
+                rf"\caption{{{caption}}}",
+                *tabular,
                 r"\end{table*}",
                 "",
             ]
@@ -278,6 +287,12 @@ def _digits(score: Score | None) -> tuple[str, str]:
     if score is None:
         return "", ""
     return f"{score.mean:.12g}", "" if score.std is None else f"{score.std:.12g}"
+
+
+def _latex_cell(score: Score | None) -> str:
+    """The deviation small, as two dozen columns must fit on a page."""
+    shown, _, deviation = ("–" if score is None else score.show()).partition(" ± ")
+    return _escape(shown) + (rf"{{\scriptsize$\,\pm\,${deviation}}}" if deviation else "")
 
 
 _LATEX = str.maketrans(
