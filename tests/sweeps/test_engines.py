@@ -100,7 +100,8 @@ def test_a_finished_run_is_not_started_again(runs: ModuleType, config: RunConfig
 def test_in_worker_processes_a_mistake_a_bug_and_a_death_cost_nobody_else_anything(
     runs: ModuleType, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "9")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     before = dict(os.environ)
@@ -122,7 +123,7 @@ def test_in_worker_processes_a_mistake_a_bug_and_a_death_cost_nobody_else_anythi
     assert getattr(read_result(jobs["killed"].folder), "resumed_after", None) == 1
     assert not any(alive(process) for job in jobs.values() for process in runs.attempts(job))
     # The workers shared the threads and the devices, old and new ones alike.
-    assert {told for job in jobs.values() for told in runs.environments(job)} == {"2 2 4", "2 2 7"}
+    assert {told for job in jobs.values() for told in runs.environments(job)} == {"1 1 4", "1 1 7"}
     assert dict(os.environ) == before
 
 
