@@ -51,11 +51,13 @@ class RunFolder:
             RunFolderError: If the folder holds another run (the differing settings are named) or something else.
         """
         folder = cls(Path(path), config)
-        if folder.settings.exists():
+        # Another worker may be making the same folder: its temporary files are nobody's content.
+        names = [] if not folder.path.is_dir() else [e.name for e in folder.path.iterdir() if not e.name.startswith(".")]
+        if folder.path.is_file() or (names and folder.settings.name not in names):
+            raise RunFolderError(f"{folder.path} is not empty and not a run folder (no run.yaml). Choose another.")
+        if names:
             _refuse_other_run(folder)
             return folder
-        if folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir())):
-            raise RunFolderError(f"{folder.path} is not empty and not a run folder (no run.yaml). Choose another.")
         with atomic_write(folder.settings) as temporary:
             values = config.to_dict() | {RECORDED_KEY: _surroundings()}
             temporary.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
