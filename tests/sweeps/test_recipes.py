@@ -85,7 +85,8 @@ def test_a_recipe_expects_the_printed_scores(benchmark: str, model: str, method:
     else:
         assert published.tasks == dict(zip(FGVC_DATASETS, parts, strict=True))
         assert not published.groups
-    assert mean == pytest.approx(sum(parts) / len(parts), abs=0.06)  # of printed, rounded numbers
+    # As printed, which is not always the mean of what is printed beside it: 77.2 for Swin-B, of parts that mean 77.0.
+    assert mean == pytest.approx(sum(parts) / len(parts), abs=0.25)
 
 
 @every_recipe
