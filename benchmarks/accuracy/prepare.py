@@ -131,7 +131,10 @@ def main() -> None:
             print(f"{name}: there")
             continue
         note = prepare(name, arguments.cache.resolve())
-        print(f"{name}: {note['classes']} classes, {note['split_sizes']}, {note['duplicates_removed']} duplicates", flush=True)
+        print(
+            f"{name}: {note['classes']} classes, {note['split_sizes']}, {note['duplicates_removed']} duplicates",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -24,17 +24,18 @@ from sensitune.sweeps import SweepConfig, SweepResult, collect
 EQUAL = 0.02  # methods whose costs differ by more are not compared as if they were equal
 
 
-def summarise(result: SweepResult, ours: str) -> dict[str, Any]:
+def summarise(result: SweepResult, ours: str, split: str = "test") -> dict[str, Any]:
     """All numbers of a sweep, ready for JSON.
 
     Args:
         result: The sweep's runs.
         ours: Label of the method that the others are compared with.
+        split: ``"test"``, or ``"validation"`` for a sweep that something is still to be chosen with.
 
     Returns:
         Methods with their accuracies by task and group, ranks, and the intervals of the difference to `ours`.
     """
-    runs = {label: accuracies_of(result, label) for label in result.config.methods}
+    runs = {label: accuracies_of(result, label, split) for label in result.config.methods}
     runs = {label: found for label, found in runs.items() if found}
     costs = {label: _cost(result, label) for label in runs}
     ranks = mean_ranks(runs) if runs else {}
@@ -54,6 +55,7 @@ def summarise(result: SweepResult, ours: str) -> dict[str, Any]:
             }
         )
     return {
+        "split": split,
         "num_runs": len(result.runs),
         "num_runs_planned": result.num_runs,
         "hours_of_training": round(sum(run.seconds for run in result.runs) / 3600, 2),
@@ -66,9 +68,14 @@ def summarise(result: SweepResult, ours: str) -> dict[str, Any]:
     }
 
 
-def accuracies_of(result: SweepResult, label: str) -> Accuracies:
-    """(task, seed) -> test accuracy of a method."""
-    return {(run.task, run.seed): run.accuracy for run in result.runs if run.method == label}
+def accuracies_of(result: SweepResult, label: str, split: str) -> Accuracies:
+    """(task, seed) -> accuracy of a method on a split."""
+    found = {}
+    for run in result.runs:
+        accuracy = run.accuracy if split == "test" else run.validation_accuracy
+        if run.method == label and accuracy is not None:
+            found[run.task, run.seed] = accuracy
+    return found
 
 
 def _cost(result: SweepResult, label: str) -> int:
@@ -144,7 +151,7 @@ def markdown(summary: Mapping[str, Any], ours: str) -> str:
             lines.append(_line([each["method"], *map(str, numbers)]))
     lines += [
         "",
-        f"Test accuracy of the last epoch in per cent, mean ± standard error over seeds; rank: mean over the "
+        f"{summary['split'].capitalize()} accuracy of the last epoch in per cent, mean ± standard error over seeds; rank: mean over the "
         f"{summary['ranked_on']} task-seed pairs that every method has run. \\* not at equal cost, left out of the "
         f"intervals. {summary['num_runs']} of {summary['num_runs_planned']} runs.",
     ]
@@ -167,11 +174,12 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--ours", default="SPT-LoRA")
+    parser.add_argument("--split", choices=["test", "validation"], default="test")
     parser.add_argument("--hardware", default=None, help="in words; default: this machine's processor")
     parser.add_argument("--output", type=Path, default=None, help="where to write the JSON")
     arguments = parser.parse_args()
     config = SweepConfig.from_yaml(arguments.config)
-    summary = summarise(collect(config, arguments.folder), arguments.ours)
+    summary = summarise(collect(config, arguments.folder), arguments.ours, arguments.split)
     header = {
         "command": config.command,
         "hardware": arguments.hardware

@@ -52,7 +52,9 @@ class RunFolder:
         """
         folder = cls(Path(path), config)
         # Another worker may be making the same folder: its temporary files are nobody's content.
-        names = [] if not folder.path.is_dir() else [e.name for e in folder.path.iterdir() if not e.name.startswith(".")]
+        names = (
+            [] if not folder.path.is_dir() else [e.name for e in folder.path.iterdir() if not e.name.startswith(".")]
+        )
         if folder.path.is_file() or (names and folder.settings.name not in names):
             raise RunFolderError(f"{folder.path} is not empty and not a run folder (no run.yaml). Choose another.")
         if names:

@@ -31,6 +31,7 @@ class SweepRun:
         seed: The seed.
         setting: What was chosen on the validation split.
         accuracy: Test accuracy of the last epoch, in [0, 1].
+        validation_accuracy: Validation accuracy of the last epoch; None if it trained on those images too.
         trainable_params: Scalars that trained, the head not counted.
         seconds: Seconds of training.
         folder: The run folder, relative to the sweep's.
@@ -41,6 +42,7 @@ class SweepRun:
     seed: int
     setting: Setting
     accuracy: float
+    validation_accuracy: float | None
     trainable_params: int
     seconds: float
     folder: str
@@ -310,6 +312,7 @@ def _tested(jobs: Iterable[Job], root: Path, choices: Choices, methods: Mapping[
                 seed=job.config.seed,
                 setting=choices[task, methods[method]],
                 accuracy=json.loads(folder.evaluation.read_text(encoding="utf-8"))["accuracy"],
+                validation_accuracy=result.validation_accuracy_last,
                 trainable_params=AdapterCard.load(folder.training.adapter).notes["trainable_params"],
                 seconds=result.seconds,
                 folder=str(job.folder.relative_to(root)),
