@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from examples import Example
+from labelled import Example
 from packages import BULLET, FONTS, fetch
 from PIL import Image, ImageDraw, ImageFont
 

@@ -10,7 +10,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from examples import Example, flattened
+from labelled import Example, flattened
 from packages import CLIPART, FASHION, FOOD, GOOGLE, TWITTER, fetch
 from PIL import Image
 

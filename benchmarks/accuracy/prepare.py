@@ -21,7 +21,7 @@ from pathlib import Path
 import datasets
 import generated
 import pictures
-from examples import Example, split, unique
+from labelled import Example, split, unique
 from packages import BULLET, CELLS, CLIPART, FASHION, FONTS, FOOD, GOOGLE, TWITTER, Package
 
 SEED = 0

@@ -151,9 +151,9 @@ def markdown(summary: Mapping[str, Any], ours: str) -> str:
             lines.append(_line([each["method"], *map(str, numbers)]))
     lines += [
         "",
-        f"{summary['split'].capitalize()} accuracy of the last epoch in per cent, mean ± standard error over seeds; rank: mean over the "
-        f"{summary['ranked_on']} task-seed pairs that every method has run. \\* not at equal cost, left out of the "
-        f"intervals. {summary['num_runs']} of {summary['num_runs_planned']} runs.",
+        f"{summary['split'].capitalize()} accuracy of the last epoch in per cent, mean ± standard error over seeds; "
+        f"rank: mean over the {summary['ranked_on']} task-seed pairs that every method has run. \\* not at equal cost, "
+        f"left out of the intervals. {summary['num_runs']} of {summary['num_runs_planned']} runs.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -21,35 +21,35 @@ def suite(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
-def make_examples(examples: ModuleType, count: int, *, per_group: int) -> list[Any]:
+def make_examples(labelled: ModuleType, count: int, *, per_group: int) -> list[Any]:
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, size=(count, 4, 4, 3), dtype=np.uint8)
-    return [examples.Example(Image.fromarray(each), "a", str(i // per_group)) for i, each in enumerate(pixels)]
+    return [labelled.Example(Image.fromarray(each), "a", str(i // per_group)) for i, each in enumerate(pixels)]
 
 
 def test_no_group_is_in_two_splits_and_sizes_are_kept(suite: Any) -> None:
-    examples = suite("examples")
-    made = make_examples(examples, 100, per_group=3)
-    parts = examples.split(made, (60, 20, 20), seed=0)
+    labelled = suite("labelled")
+    made = make_examples(labelled, 100, per_group=3)
+    parts = labelled.split(made, (60, 20, 20), seed=0)
     groups = [{each.group for each in part} for part in parts]
     assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
     assert all(size - 3 < len(part) <= size for part, size in zip(parts, (60, 20, 20), strict=True))
 
 
 def test_a_split_depends_on_its_seed_alone(suite: Any) -> None:
-    examples = suite("examples")
-    made = make_examples(examples, 40, per_group=1)
-    first, again, other = (examples.split(made, (20, 10, 10), seed=seed) for seed in (0, 0, 1))
+    labelled = suite("labelled")
+    made = make_examples(labelled, 40, per_group=1)
+    first, again, other = (labelled.split(made, (20, 10, 10), seed=seed) for seed in (0, 0, 1))
     assert [[each.group for each in part] for part in first] == [[each.group for each in part] for part in again]
     assert [each.group for each in first[0]] != [each.group for each in other[0]]
 
 
 def test_pictures_of_the_same_pixels_are_kept_once(suite: Any) -> None:
-    examples = suite("examples")
-    made = make_examples(examples, 5, per_group=1)
-    assert examples.unique([*made, *made]) == made
-    flat, square = (examples.Example(Image.new("RGB", size), "a", "0") for size in ((2, 8), (4, 4)))
-    assert len(examples.unique([flat, square])) == 2
+    labelled = suite("labelled")
+    made = make_examples(labelled, 5, per_group=1)
+    assert labelled.unique([*made, *made]) == made
+    flat, square = (labelled.Example(Image.new("RGB", size), "a", "0") for size in ((2, 8), (4, 4)))
+    assert len(labelled.unique([flat, square])) == 2
 
 
 @pytest.mark.parametrize(
