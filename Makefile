@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test acceptance versions bench bench-compare check format lint clean
+.PHONY: help install demo test acceptance versions bench bench-accuracy bench-compare check format lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ bench: install  ## measure time and memory against PEFT's methods, into benchmar
 	  echo "== $$name"; \
 	  $(BIN)/python benchmarks/$$name.py $(BENCH) --output benchmarks/results/$$name.json || exit 1; \
 	done
+
+# The accuracy suite in resumable pieces: interrupt it at will, the same command goes on.
+bench-accuracy: install  ## methods at equal budgets on eleven small tasks (5 hours on 2 CPU cores; needs apt-get and npm)
+	$(BIN)/python benchmarks/accuracy/prepare.py
+	TIMM_FUSED_ATTN=0 $(BIN)/sensitune sweep benchmarks/accuracy/cpu.yaml --output runs/accuracy/cpu --workers 2
+	$(BIN)/python benchmarks/accuracy/report.py benchmarks/accuracy/cpu.yaml runs/accuracy/cpu \
+	  --output benchmarks/results/accuracy_cpu.json
 
 bench-compare: install  ## hold what `make bench` measured against the committed results and the bars
 	@$(BIN)/python benchmarks/compare.py

@@ -24,6 +24,7 @@ import pictures
 from labelled import Example, split, unique
 from packages import BULLET, CELLS, CLIPART, FASHION, FONTS, FOOD, GOOGLE, TWITTER, Package
 
+CACHE = Path(".cache/accuracy")
 SEED = 0
 TRAIN, VALIDATION, MOST_TEST = 800, 200, 2000
 
@@ -123,7 +124,7 @@ def main() -> None:
     """Make the tasks that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--cache", type=Path, default=Path(".cache/accuracy"))
+    parser.add_argument("--cache", type=Path, default=CACHE)
     arguments = parser.parse_args()
     datasets.disable_progress_bars()
     for name in arguments.only:
