@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sensitune.backbones import PUBLISHED_BACKBONES
 from sensitune.data import FGVC_DATASETS, VTAB_TASKS
 from sensitune.sweeps import SweepConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 
 # natural, specialized, structured, mean: He et al., ICCV 2023, as quoted in arXiv 2411.01800.
 VTAB_PRINTED = {
@@ -109,3 +112,20 @@ def test_a_backbone_that_is_on_no_hub_comes_from_its_original_file(benchmark: st
     checkpoint = load(benchmark, model, method).methods[LABELS[method]].checkpoint
     backbone = PUBLISHED_BACKBONES[model]
     assert checkpoint == (None if backbone.on_hub else f"checkpoints/{backbone.file}")
+
+
+@pytest.mark.parametrize(("benchmark", "model"), dict.fromkeys(key[:2] for key in PRINTED))
+def test_the_page_on_recipes_has_their_printed_means_and_their_runs(benchmark: str, model: str) -> None:
+    lora, adapter = (load(benchmark, model, method) for method in LABELS)
+    assert lora.published is not None
+    assert adapter.published is not None
+    runs = f"{len(lora.sources)} × ({len(lora.candidates())} + {len(lora.seeds)})"
+    means = f"{lora.published.mean} / {adapter.published.mean}"
+    assert f"| `{benchmark}_{model}_spt_*` | {means} | {runs} |" in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_on_recipes_shows_a_sweep_that_loads() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    sweep = SweepConfig.from_dict(yaml.safe_load(example))
+    assert list(sweep.sources) == ["solar", "wood", "plans"]
+    assert len(sweep.candidates()) == 2
