@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,7 +108,8 @@ def run_sweep(
 
     Args:
         config: The sweep.
-        path: Its folder: ``runs/TASK/METHOD/SETTING/seedN``, the shared ``scores/``, and ``results.json``.
+        path: Its folder: ``runs/TASK/METHOD/SETTING/seedN``, ``results.json``, and, until every run is finished, the
+            shared ``scores/``.
         engine: Where runs are computed; None = one after the other in this process.
         on_done: Is told of every run that ends: its outcome, how many have ended, how many there are in the phase.
 
@@ -124,6 +126,8 @@ def run_sweep(
     for jobs in (choosing_jobs, final_jobs):
         _run_phase(jobs(config, root), engine or EngineSettings(), failed, on_done)
     result = collect(config, root, failed=failed)
+    if result.complete:
+        shutil.rmtree(root / "scores", ignore_errors=True)  # large, and of no use to finished runs
     with atomic_write(root / "results.json") as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
     return result

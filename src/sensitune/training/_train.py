@@ -66,8 +66,6 @@ def train(
             removes the checkpoints and starts again.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         num_workers: Processes that read images; 0 reads them in this one.
-        validate_every_epoch: False evaluates the validation split after the last epoch alone, which is then the chosen
-            one: for runs of which nothing else is asked.
         cache_bytes: Resized images are kept in memory up to this size for each split; 0 decodes them every epoch.
         validate_every_epoch: False looks at the validation split after the last epoch alone, which is then the chosen
             one: for a run of which nothing else is asked.
