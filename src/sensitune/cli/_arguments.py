@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from sensitune.sweeps import DeviceName, RunConfig, RunFolder
+from sensitune.sweeps import PRESETS, DeviceName, PresetName, RunConfig, RunFolder, with_preset
 
 T = TypeVar("T")
 
@@ -22,6 +22,9 @@ class RunArguments:
     settings: Annotated[RunConfig, tyro.conf.arg(name="")]
     output: Path | None = None
     """Run folder; made if it is missing, gone on with if it is there. Default: runs/DATA-METHOD."""
+    preset: PresetName | None = None
+    """Settings of spt-lora by name: paper, the published ones (the default), or best, those that did best on our own
+    benchmark; other options override it."""
     config: Path | None = None
     """YAML file with settings, such as another run's run.yaml; options on the command line override it."""
 
@@ -49,7 +52,7 @@ def parse_run(arguments: Sequence[str], *, command: str, description: str) -> Ru
     """The run folder that a command line means, made if it is missing.
 
     Settings come, from weak to strong, from the defaults, from the ``run.yaml`` of an existing folder or the file of
-    ``--config``, and from the command line.
+    ``--config``, from ``--preset``, and from the command line.
 
     Args:
         arguments: What follows the command.
@@ -74,12 +77,21 @@ def _default_arguments(arguments: Sequence[str]) -> RunArguments | None:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--output", type=Path)
+    first.add_argument("--preset")
     known, _ = first.parse_known_args(list(arguments))
-    if known.config is not None:
-        return RunArguments(RunConfig.from_yaml(known.config), output=known.output, config=known.config)
-    if known.output is not None and (known.output / "run.yaml").exists():
-        return RunArguments(RunFolder.load(known.output).config, output=known.output)
-    return None
+    output, config = known.output, known.config
+    preset = known.preset if known.preset in PRESETS else None  # the parser proper refuses any other
+    if config is not None:
+        settings = RunConfig.from_yaml(config)
+    elif output is not None and (output / "run.yaml").exists():
+        settings = RunFolder.load(output).config
+    elif preset is not None:
+        settings = RunConfig(tyro.MISSING, tyro.MISSING)
+    else:
+        return None
+    if preset is not None:
+        settings = with_preset(settings, preset)
+    return RunArguments(settings, output=output, preset=preset, config=config)
 
 
 def load_run(path: Path, device: DeviceName | None) -> RunFolder:

@@ -25,6 +25,7 @@ from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._ingredients import backbone_spec, build_data
 from sensitune.sweeps._jobs import JobOutcome
 from sensitune.sweeps._methods import METHODS, MethodInfo
+from sensitune.sweeps._presets import PRESETS, PresetName, with_preset
 from sensitune.sweeps._reporter import Reporter, Silent
 from sensitune.sweeps._stages import run, run_allocate, run_evaluate, run_sensitivity, run_train
 from sensitune.sweeps._sweep import SweepResult, SweepRun, collect, planned_runs, run_sweep
@@ -35,6 +36,7 @@ __all__ = [
     "DEFAULT_BUDGET",
     "DEFAULT_METHODS",
     "METHODS",
+    "PRESETS",
     "ComparedRun",
     "DeviceName",
     "EngineName",
@@ -43,6 +45,7 @@ __all__ = [
     "Method",
     "MethodInfo",
     "Predictions",
+    "PresetName",
     "Published",
     "Reporter",
     "RunConfig",
@@ -66,4 +69,5 @@ __all__ = [
     "run_sensitivity",
     "run_sweep",
     "run_train",
+    "with_preset",
 ]

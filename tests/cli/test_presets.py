@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sensitune.cli._arguments import parse_run
+from sensitune.errors import ArgumentError
+from sensitune.sweeps import PRESETS, RunConfig
+
+
+def settings_of(*options: str, output: Path) -> RunConfig:
+    required = [] if "--config" in options else ["--model", "m", "--data", "d"]
+    return parse_run([*required, *options, "--output", str(output)], command="run", description="").config
+
+
+def test_the_published_settings_are_the_default(tmp_path: Path) -> None:
+    plain = settings_of(output=tmp_path / "plain")
+    assert plain == settings_of("--preset", "paper", output=tmp_path / "paper")
+    assert all(getattr(plain, name) == value for name, value in PRESETS["paper"].items())
+
+
+def test_a_preset_sets_its_settings_and_the_command_line_overrides_it(tmp_path: Path) -> None:
+    best = settings_of("--preset", "best", output=tmp_path / "best")
+    assert all(getattr(best, name) == value for name, value in PRESETS["best"].items())
+    assert best.model == "m"
+    other = settings_of("--preset", "best", "--lora-start", "random", output=tmp_path / "other")
+    assert (other.placement, other.lora_start) == (best.placement, "random")
+
+
+def test_a_preset_overrides_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: m\ndata: d\nbudget: 5000\n", encoding="utf-8")
+    found = settings_of("--config", str(path), "--preset", "best", output=tmp_path / "run")
+    assert (found.budget, found.placement) == (5000, PRESETS["best"]["placement"])
+
+
+def test_a_preset_of_another_method_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="`placement` belongs to the method spt-lora, not to sparse"):
+        settings_of("--preset", "best", "--method", "sparse", output=tmp_path / "run")
+
+
+def test_an_unknown_preset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        settings_of("--preset", "worst", output=tmp_path / "run")
+    assert "worst" in capsys.readouterr().err
