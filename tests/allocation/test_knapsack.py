@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensitune.allocation import Allocation, knapsack_allocation
+from sensitune.allocation._knapsack import Curve, Offer, settle, total_cost
 from sensitune.errors import ArgumentError, BudgetError, NonFiniteError
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline, Site
@@ -238,3 +239,11 @@ def test_an_impossible_option_is_refused(make_outline: Make, options: dict[str, 
     sensitivity = random_gradients(make_outline([(3, 4)], token=4), seed=0)
     with pytest.raises(ArgumentError, match=sentence):
         knapsack_allocation(sensitivity, **({"budget": 9} | options))
+
+
+def test_a_module_dearer_than_the_budget_is_not_bought_where_its_rate_is_rounded_down() -> None:
+    gain, step = 0.057, 7
+    assert gain / step * step < gain
+    offer = Offer(Curve.build(1, np.empty(0)), Curve.build(step, np.array([gain])), gain)
+    choices, _ = settle([offer], 3)
+    assert total_cost(choices) == 0

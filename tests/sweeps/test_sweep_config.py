@@ -81,3 +81,27 @@ def test_settings_of_all_runs_can_be_replaced() -> None:
 def test_mistakes_are_refused_in_one_sentence(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SweepConfig.from_dict(values(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [[1]]}, r"`seeds` must be whole numbers from 0, each once. Got \[\[1\]\]"),
+        ({"seeds": None}, "`seeds` must be a list with at least one value. Got None"),
+        ({"choose_by": "method", "choose_tasks": [["a"]]}, r"`choose_tasks` has \['a'\], which is not among the tasks"),
+        ({"about": ["x"]}, r"`about` must be text. Got \['x'\]"),
+        ({"tasks": {"g": ["x/.."]}}, "`tasks` has 'x/..', which names no folder of its own"),
+        ({"methods": {"SPT": {"recipe": {}}}, "run": {"recipe": 3}}, "`run.recipe` must be a group of settings. Got 3"),
+        ({"choose": {"data": ["x", "y"]}}, "`choose` has 'data', which is set by the sweep itself"),
+        ({"choose": {"recipe.seed": [1, 2]}}, "`choose` has 'recipe.seed', which is set by the sweep itself"),
+        ({"choose": {"recipe": [{"epochs": 1}]}}, "`choose` has 'recipe', which is not a setting of a run"),
+        ({"choose": {"checkpoint": ["a/b", "c/d"]}}, "`choose` gives a run the name 'checkpoint=a/b'"),
+        ({"choose": {"budget": ["400000", 400000]}}, "the name 'budget=400000', .* and no other run's"),
+        ({"published": {"label": "x", "source": "y", "groups": [1]}}, "`published.groups` must be a group of settings"),
+        ({"published": {"label": "x", "source": "y", "mean": 764}}, "must give mean in per cent, .* Got 764"),
+        ({"published": {"label": "x", "source": "y", "tasks": {"a": "7"}}}, "must give a in per cent, .* Got '7'"),
+    ],
+)
+def test_a_value_of_the_wrong_shape_is_refused_before_anything_runs(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SweepConfig.from_dict(values(**changes))

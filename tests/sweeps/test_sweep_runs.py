@@ -7,9 +7,20 @@ from typing import Any
 
 import pytest
 
-from sensitune.errors import ArgumentError
+from sensitune.cli._main import main
+from sensitune.errors import ArgumentError, RunFolderError
 from sensitune.sensitivity import Sensitivity
-from sensitune.sweeps import JobOutcome, RunConfig, RunFolder, SweepConfig, collect, planned_runs, run, run_sweep
+from sensitune.sweeps import (
+    JobOutcome,
+    RunConfig,
+    RunFolder,
+    SweepConfig,
+    collect,
+    planned_runs,
+    run,
+    run_evaluate,
+    run_sweep,
+)
 from sensitune.sweeps._jobs import Job, run_job, scores_key
 from sensitune.sweeps._sweep import choose_settings, choosing_jobs, final_jobs, slug
 from sensitune.training import read_result
@@ -151,6 +162,7 @@ def test_a_training_that_diverges_counts_as_zero_and_is_not_tried_again(config: 
     result = run_sweep(sweep, tmp_path)
     assert result.validation["squares", "SPT-LoRA"]["learning_rate=1e+30"] == 0.0
     assert {run.setting["recipe.learning_rate"] for run in result.runs} == {1e-3}
+    assert result.failed == {}  # it was tried and not chosen
     assert planned_runs(sweep, tmp_path) == [("choose settings with", 0, 4), ("test", 0, 2)]
 
 
@@ -184,3 +196,44 @@ def test_a_file_in_the_way_is_refused(config: RunConfig, tmp_path: Path) -> None
     path.write_text("x")
     with pytest.raises(ArgumentError, match="A sweep's folder cannot be a file. Got .*taken"):
         run_sweep(make_sweep(config), path)
+
+
+def test_a_folder_of_something_else_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "scores").mkdir()
+    with pytest.raises(ArgumentError, match="is not empty and not a sweep's folder"):
+        run_sweep(make_sweep(config), tmp_path)
+
+
+def test_finished_runs_with_other_settings_are_refused_and_not_taken_for_these(
+    swept: tuple[SweepConfig, Path, list[JobOutcome]],
+) -> None:
+    sweep, folder, _ = swept
+    other = sweep.with_settings(augment=True)
+    for read in (planned_runs, collect, run_sweep):
+        with pytest.raises(RunFolderError, match="holds a run with other settings: `augment` is False, not True"):
+            read(other, folder)
+    assert len(collect(sweep.with_settings(root="moved", device="cpu"), folder).runs) == 4
+
+
+def test_only_the_last_weights_on_the_test_split_count_as_a_test(config: RunConfig, tmp_path: Path) -> None:
+    sweep = make_sweep(config, seeds=[0], choose={}, retrain=False, methods={"Head only": {"method": "head"}})
+    expected = run_sweep(sweep, tmp_path).runs
+    run_evaluate(RunFolder.load(tmp_path / "runs/squares/head-only/plain/seed0"), split="validation")
+    assert collect(sweep, tmp_path).runs == ()
+    assert run_sweep(sweep, tmp_path).runs == expected
+
+
+def test_a_complete_sweep_removes_its_own_scores_alone(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "scores/mine").mkdir(parents=True)
+    sweep = make_sweep(config, seeds=[0], choose={})
+    assert run_sweep(sweep, tmp_path).complete
+    assert [path.name for path in (tmp_path / "scores").iterdir()] == ["mine"]
+
+
+def test_a_table_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("tasks: {g: [a]}\nmethods: {LoRA: {method: lora, model: vit_tiny_patch16_224}}\n")
+    assert main(["sweep", str(file), "--output", str(tmp_path / "typo"), "--table"]) == 2
+    assert "holds no runs of a sweep to make a table of" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()

@@ -21,6 +21,7 @@ are free for that, as only in tiny models, a module makes room for entries.) No 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, overload
@@ -206,7 +207,7 @@ def settle(offers: Sequence[Offer], params: int) -> tuple[list[Choice], float]:
     if total_cost(free) <= params:
         return free, 0.0
     rates = [float(curve.items[0]) / curve.step for offer in offers for curve in offer.curves if curve.items.size]
-    low, high = 0.0, max(rates)  # at the highest rate nothing is worth its price
+    low, high = 0.0, math.nextafter(max(rates), math.inf)  # above the highest rate nothing is worth its price
     choices = respond(offers, high)
     while low < (price := (low + high) / 2) < high and total_cost(choices) < params:
         answer = respond(offers, price)

@@ -12,7 +12,7 @@ from rich.console import Console
 from sensitune._files import atomic_write
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, show_path
-from sensitune.errors import SweepError
+from sensitune.errors import ArgumentError, SweepError
 from sensitune.report import TableRow, TaskTable
 from sensitune.sweeps import (
     DeviceName,
@@ -65,6 +65,7 @@ def sweep(
         table: Only make the table of what is there.
 
     Raises:
+        ArgumentError: If the table of a folder without runs is asked for.
         SweepError: If runs failed; the table of the others is written all the same.
     """
     sweep_config = SweepConfig.from_yaml(config)
@@ -78,6 +79,8 @@ def sweep(
         console.print(_plan(sweep_config, folder))
         return
     if table:
+        if not (folder / "runs").is_dir():
+            raise ArgumentError(f"{folder} holds no runs of a sweep to make a table of. Run it without --table first.")
         result = collect(sweep_config, folder)
     else:
         settings = EngineSettings(engine, workers, address, cpus_per_run, gpus_per_run)
@@ -148,4 +151,5 @@ def _failures(failed: Mapping[str, str]) -> str:
     for name, error in list(failed.items())[1:]:
         sys.stderr.write(f"failed: {name}: {error}\n")
     name, error = next(iter(failed.items()))
-    return f"{len(failed)} runs failed, such as {name}: {error} The same command tries them again."
+    again = "The same command tries again, but for what diverged: of that, delete the folder first."
+    return f"Failed: {len(failed)} runs, such as {name}: {error} {again}"

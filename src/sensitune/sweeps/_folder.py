@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from sensitune.training import TrainingFolder
 _PACKAGES = ("sensitune", "torch", "torchvision", "timm", "peft", "transformers", "accelerate", "datasets")
 # Where a run is computed does not make it another run.
 _FREE_SETTINGS = frozenset({"device", "num_workers"})
+# Nor does it matter to a finished run where its images lie by now.
+_FREE_WHEN_FINISHED = _FREE_SETTINGS | {"root"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class RunFolder:
         if folder.path.is_file() or (names and folder.settings.name not in names):
             raise RunFolderError(f"{folder.path} is not empty and not a run folder (no run.yaml). Choose another.")
         if names:
-            _refuse_other_run(folder)
+            _refuse_other_run(folder, _FREE_SETTINGS)
             return folder
         with atomic_write(folder.settings) as temporary:
             values = config.to_dict() | {RECORDED_KEY: _surroundings()}
@@ -121,9 +124,22 @@ class RunFolder:
         return self.path / "figures"
 
 
-def _refuse_other_run(folder: RunFolder) -> None:
+@cache
+def check_finished(folder: RunFolder) -> None:
+    """Make sure that a finished run has the settings it is asked for with; a folder that passed is not read again.
+
+    Args:
+        folder: The run.
+
+    Raises:
+        RunFolderError: If it has other settings than the recorded ones, but for ``device``, ``num_workers``, ``root``.
+    """
+    _refuse_other_run(folder, _FREE_WHEN_FINISHED)
+
+
+def _refuse_other_run(folder: RunFolder, free: frozenset[str]) -> None:
     recorded, asked = RunConfig.from_dict(read_yaml(folder.settings)).to_dict(), folder.config.to_dict()
-    different = [_difference(name, recorded[name], asked[name]) for name in asked if name not in _FREE_SETTINGS]
+    different = [_difference(name, recorded[name], asked[name]) for name in asked if name not in free]
     named = [text for text in different if text]
     if named:
         raise RunFolderError(

@@ -13,7 +13,7 @@ from sensitune._files import atomic_write
 from sensitune.errors import NonFiniteError, SensituneError
 from sensitune.sensitivity import Sensitivity
 from sensitune.sweeps._config import RunConfig
-from sensitune.sweeps._folder import RunFolder
+from sensitune.sweeps._folder import RunFolder, check_finished
 from sensitune.sweeps._methods import METHODS, criterion_of
 from sensitune.sweeps._stages import run_allocate, run_evaluate, run_sensitivity, run_train
 from sensitune.training import read_result
@@ -46,11 +46,28 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether everything it is to write is there."""
-        if self.diverged is not None:
-            return True
-        folder = RunFolder(self.folder, self.config)
-        return read_result(self.folder) is not None and (not self.test or folder.evaluation.exists())
+        """Whether everything it is to write is there.
+
+        Raises:
+            RunFolderError: If it was written by a run with other settings.
+        """
+        trained = read_result(self.folder) is not None and (not self.test or self.test_accuracy is not None)
+        if not trained and self.diverged is None:
+            return False
+        check_finished(RunFolder(self.folder, self.config))
+        return True
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """What the last epoch's weights reach on the test split; None until they were tested.
+
+        ``sensitune evaluate`` on another split or with other weights leaves its own numbers in the same file.
+        """
+        evaluation = RunFolder(self.folder, self.config).evaluation
+        if not evaluation.exists():
+            return None
+        found = json.loads(evaluation.read_text(encoding="utf-8"))
+        return float(found["accuracy"]) if (found["split"], found["weights"]) == ("test", "last") else None
 
     @property
     def diverged(self) -> str | None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +16,7 @@ from sensitune._files import atomic_write
 from sensitune.errors import ArgumentError
 from sensitune.sweeps._engines import EngineSettings, run_jobs
 from sensitune.sweeps._folder import RunFolder
-from sensitune.sweeps._jobs import Job, JobOutcome
+from sensitune.sweeps._jobs import Job, JobOutcome, scores_key
 from sensitune.sweeps._sweep_config import Setting, SweepConfig, describe, slug
 from sensitune.training import AdapterCard, read_result
 
@@ -117,20 +118,35 @@ def run_sweep(
         The results, which are in ``results.json`` too.
 
     Raises:
-        ArgumentError: If `path` is a file.
+        ArgumentError: If `path` is a file, or a folder of something else.
+        RunFolderError: If a finished run in it has other settings.
     """
     root = Path(path)
-    if root.is_file():
-        raise ArgumentError(f"A sweep's folder cannot be a file. Got {root}.")
+    _check_folder(root)
     failed: dict[str, str] = {}
     for jobs in (choosing_jobs, final_jobs):
         _run_phase(jobs(config, root), engine or EngineSettings(), failed, on_done)
     result = collect(config, root, failed=failed)
     if result.complete:
-        shutil.rmtree(root / "scores", ignore_errors=True)  # large, and of no use to finished runs
+        _remove_scores([*choosing_jobs(config, root), *final_jobs(config, root)])
     with atomic_write(root / "results.json") as temporary:
         temporary.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def _check_folder(root: Path) -> None:
+    if root.is_file():
+        raise ArgumentError(f"A sweep's folder cannot be a file. Got {root}.")
+    if root.is_dir() and any(root.iterdir()) and not (root / "runs").is_dir():
+        raise ArgumentError(f"{root} is not empty and not a sweep's folder (it has no runs/). Choose another.")
+
+
+def _remove_scores(jobs: Sequence[Job]) -> None:
+    """They are large, and of no use to finished runs."""
+    for job in jobs:
+        shutil.rmtree(job.scores / scores_key(job.config), ignore_errors=True)
+        with suppress(OSError):  # others are left, or none were there
+            job.scores.rmdir()
 
 
 def planned_runs(config: SweepConfig, path: str | os.PathLike[str]) -> list[tuple[str, int, int]]:
@@ -142,6 +158,9 @@ def planned_runs(config: SweepConfig, path: str | os.PathLike[str]) -> list[tupl
 
     Returns:
         For each phase what it is for, how many runs are left, and how many it has.
+
+    Raises:
+        RunFolderError: If a finished run has other settings.
     """
     root = Path(path)
     choosing = choosing_jobs(config, root)
@@ -157,18 +176,18 @@ def _run_phase(
     failed: dict[str, str],
     on_done: Callable[[JobOutcome, int, int], None] | None,
 ) -> None:
-    todo = [job for job in jobs if not job.finished]
+    todo = {job.name: job for job in jobs if not job.finished}
     ended = 0
 
     def note(outcome: JobOutcome) -> None:
         nonlocal ended
         ended += 1
-        if outcome.error is not None:
+        if outcome.error is not None and todo[outcome.name].diverged is None:
             failed[outcome.name] = outcome.error
         if on_done is not None:
             on_done(outcome, ended, len(todo))
 
-    run_jobs(todo, engine, on_done=note)
+    run_jobs(list(todo.values()), engine, on_done=note)
 
 
 def choosing_jobs(config: SweepConfig, root: Path) -> list[Job]:
@@ -235,10 +254,13 @@ def validation_accuracies(config: SweepConfig, root: Path) -> dict[tuple[str, st
 
     Returns:
         (task, method) -> setting as text -> accuracy in [0, 1]; a setting of which a run is missing is left out.
+
+    Raises:
+        RunFolderError: If a finished run has other settings.
     """
     reached: dict[tuple[str, str], dict[str, list[float]]] = {}
     for job in choosing_jobs(config, root):
-        result = read_result(job.folder)
+        result = read_result(job.folder) if job.finished else None
         task, method, setting, _ = job.name.split("/")
         values = reached.setdefault((task, method), {}).setdefault(setting, [])
         if job.diverged is not None:
@@ -290,6 +312,9 @@ def collect(
 
     Returns:
         The results so far.
+
+    Raises:
+        RunFolderError: If a finished run has other settings.
     """
     root = Path(path)
     reached = validation_accuracies(config, root)
@@ -305,19 +330,20 @@ def collect(
 def _tested(jobs: Iterable[Job], root: Path, choices: Choices, methods: Mapping[str, str]) -> list[SweepRun]:
     runs = []
     for job in jobs:
-        result, folder = read_result(job.folder), RunFolder(job.folder, job.config)
-        if result is None or not folder.evaluation.exists():
+        result = read_result(job.folder) if job.finished else None
+        if result is None or job.test_accuracy is None:
             continue
         task, method, _, _ = job.name.split("/")
+        card = AdapterCard.load(RunFolder(job.folder, job.config).training.adapter)
         runs.append(
             SweepRun(
                 task=task,
                 method=methods[method],
                 seed=job.config.seed,
                 setting=choices[task, methods[method]],
-                accuracy=json.loads(folder.evaluation.read_text(encoding="utf-8"))["accuracy"],
+                accuracy=job.test_accuracy,
                 validation_accuracy=result.validation_accuracy_last,
-                trainable_params=AdapterCard.load(folder.training.adapter).notes["trainable_params"],
+                trainable_params=card.notes["trainable_params"],
                 seconds=result.seconds,
                 folder=str(job.folder.relative_to(root)),
             )

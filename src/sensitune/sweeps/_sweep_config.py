@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +17,8 @@ ChooseBy = Literal["task", "method"]
 Setting = Mapping[str, Any]
 # What a sweep decides for its runs.
 _OF_THE_SWEEP = frozenset({"data", "train_on_validation", "test"})
+_NOT_CHOSEN = _OF_THE_SWEEP | {"recipe.seed"}
+_TEXTS = ("about", "command", "hardware")
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,11 @@ class SweepConfig:
             label: _run_config(shared, _mapping(own, f"methods.{label}"), next(iter(sources.values())))
             for label, own in _mapping(values.get("methods", {}), "methods").items()
         }
-        plain: dict[str, Any] = {
-            name: values[name] for name in ("about", "command", "hardware", "retrain", "choose_by") if name in values
-        }
+        plain: dict[str, Any] = {name: values[name] for name in (*_TEXTS, "retrain", "choose_by") if name in values}
         lists: dict[str, Any] = {
             name: tuple(_list(values[name], name))
             for name in ("seeds", "choose_seeds", "choose_tasks")
-            if name in values and values[name] != ([] if name == "choose_tasks" else None)
+            if name in values and (name, values[name]) != ("choose_tasks", [])
         }
         published = values.get("published")
         config = cls(
@@ -142,6 +141,9 @@ class SweepConfig:
             raise ConfigError(f"`choose_by` must be task or method. Got {self.choose_by!r}.")
         if not isinstance(self.retrain, bool):
             raise ConfigError(f"`retrain` must be true or false. Got {self.retrain!r}.")
+        for name in _TEXTS:
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"`{name}` must be text. Got {getattr(self, name)!r}.")
         for name in ("seeds", "choose_seeds"):
             _check_seeds(name, getattr(self, name))
         self._check_methods()
@@ -164,15 +166,27 @@ class SweepConfig:
     def _check_choice(self) -> None:
         if self.choose_tasks and self.choose_by != "method":
             raise ConfigError("`choose_tasks` needs `choose_by: method`: otherwise every task chooses for itself.")
-        if missing := sorted(set(self.choose_tasks) - self.sources.keys()):
+        if missing := [name for name in self.choose_tasks if name not in list(self.sources)]:
             named = ", ".join(self.sources)
             raise ConfigError(f"`choose_tasks` has {missing[0]!r}, which is not among the tasks: {named}.")
         for key, values in self.choose.items():
             if twice := [value for index, value in enumerate(values) if value in values[:index]]:
                 raise ConfigError(f"`choose.{key}` has a value twice: {twice[0]}.")
+            if key in _NOT_CHOSEN:
+                raise ConfigError(f"`choose` has {key!r}, which is set by the sweep itself. Leave it out.")
+        self._check_names()
         for label in self.methods:
             for setting in self.candidates():
                 self.run_config(label, next(iter(self.sources)), setting, seed=0)
+
+    def _check_names(self) -> None:
+        names = [describe(setting) for setting in self.candidates()]
+        for index, name in enumerate(names):
+            if name in names[:index] or "/" in name:
+                raise ConfigError(
+                    f"`choose` gives a run the name {name!r}, which must be a folder's, and no other run's. "
+                    "Change its values, or make each a method of its own."
+                )
 
     def candidates(self) -> list[Setting]:
         """Every combination of the values that are tried; one empty one where nothing is."""
@@ -224,7 +238,7 @@ def describe(setting: Setting) -> str:
 
 
 def _check_seeds(name: str, seeds: tuple[Any, ...]) -> None:
-    if len(set(seeds)) < len(seeds) or any(type(seed) is not int or seed < 0 for seed in seeds):
+    if any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
         raise ConfigError(f"`{name}` must be whole numbers from 0, each once. Got {list(seeds)}.")
 
 
@@ -248,6 +262,8 @@ def _read_tasks(value: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]
     sources: dict[str, str] = {}
     for source in itertools.chain.from_iterable(groups.values()):
         name = Path(source).name
+        if name in ("", ".."):
+            raise ConfigError(f"`tasks` has {source!r}, which names no folder of its own. Write the folder's path.")
         if name in sources:
             raise ConfigError(f"`tasks` has two tasks named {name!r}: {sources[name]} and {source}. Rename one.")
         sources[name] = source
@@ -258,9 +274,9 @@ def _run_config(shared: Mapping[str, Any], own: Mapping[str, Any], data: str) ->
     for values in (shared, own):
         if taken := sorted(_OF_THE_SWEEP & values.keys()):
             raise ConfigError(f"`{taken[0]}` is set by the sweep itself. Leave it out of `run` and `methods`.")
-    merged = json.loads(json.dumps(dict(shared)))
+    merged = dict(shared)
     for key, value in own.items():
-        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
+        merged[key] = {**_mapping(shared.get(key, {}), f"run.{key}"), **value} if isinstance(value, Mapping) else value
     return RunConfig.from_dict(merged | {"data": data})
 
 
@@ -268,7 +284,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     *groups, last = key.split(".")
     for group in groups:
         values = values.get(group, {})
-    if not isinstance(values, dict) or last not in values:
+    if not isinstance(values, dict) or last not in values or isinstance(values[last], dict):
         raise ConfigError(
             f"`choose` has {key!r}, which is not a setting of a run, such as budget or recipe.learning_rate."
         )
@@ -279,10 +295,20 @@ def _read_published(values: Mapping[str, Any]) -> Published:
     known = {each.name for each in fields(Published)}
     if unknown := sorted(values.keys() - known):
         raise ConfigError(f"`published.{unknown[0]}` is not a setting. It has: {', '.join(sorted(known))}.")
-    try:
-        return Published(**values)
-    except TypeError as error:
-        raise ConfigError("`published` needs a label and a source.") from error
+    label, source = values.get("label"), values.get("source")
+    if not isinstance(label, str) or not isinstance(source, str):
+        raise ConfigError(f"`published` needs a label and a source, both text. Got {label!r} and {source!r}.")
+    groups, tasks = (_mapping(values.get(name, {}), f"published.{name}") for name in ("groups", "tasks"))
+    for name, score in [*groups.items(), *tasks.items(), ("mean", values.get("mean"))]:
+        _check_score(name, score)
+    return Published(label, source, groups, tasks, values.get("mean"))
+
+
+def _check_score(name: str, score: Any) -> None:
+    if name == "mean" and score is None:
+        return
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
+        raise ConfigError(f"`published` must give {name} in per cent, from 0 to 100. Got {score!r}.")
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:
