@@ -123,6 +123,7 @@ def run_sweep(
     """
     root = Path(path)
     _check_folder(root)
+    (root / "runs").mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
     for jobs in (choosing_jobs, final_jobs):
         _run_phase(jobs(config, root), engine or EngineSettings(), failed, on_done)
