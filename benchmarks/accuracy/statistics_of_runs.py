@@ -61,9 +61,12 @@ def paired(ours: Accuracies, theirs: Accuracies, *, resamples: int = 10_000, see
         return None
     tasks = [np.array(values) for values in by_task.values()]
     generator = np.random.default_rng(seed)
-    drawn = np.stack([generator.choice(values, (resamples, len(values))).mean(axis=1) for values in tasks], axis=1)
-    rows = np.arange(resamples)[:, None]
-    means = drawn[rows, generator.integers(len(tasks), size=(resamples, len(tasks)))].mean(axis=1)
+    rows = np.arange(resamples)
+    total = np.zeros(resamples)
+    for _ in tasks:  # as many tasks as there are; each with seeds of its own, also where a task comes twice
+        drawn = np.stack([generator.choice(values, (resamples, len(values))).mean(axis=1) for values in tasks], axis=1)
+        total += drawn[rows, generator.integers(len(tasks), size=resamples)]
+    means = total / len(tasks)
     low, high = np.quantile(means, [0.025, 0.975])
     difference = float(np.mean([values.mean() for values in tasks]))
     return Paired(difference, float(low), float(high), len(tasks), sum(map(len, tasks)))

@@ -103,10 +103,6 @@ def run_job(job: Job) -> JobOutcome:
     started = time.perf_counter()
     try:
         _run(job)
-    except NonFiniteError as error:
-        with atomic_write(job.folder / _DIVERGED) as temporary:
-            temporary.write_text(str(error), encoding="utf-8")
-        return JobOutcome(job.name, str(error), time.perf_counter() - started)
     except (SensituneError, OSError) as error:
         return JobOutcome(job.name, str(error), time.perf_counter() - started)
     return JobOutcome(job.name, None, time.perf_counter() - started)
@@ -118,7 +114,12 @@ def _run(job: Job) -> None:
     folder = RunFolder.open(job.folder, job.config)
     if not folder.allocation.exists():
         run_allocate(folder, sensitivity=_shared_scores(job) if METHODS[job.config.method].needs_sensitivity else None)
-    run_train(folder)
+    try:
+        run_train(folder)
+    except NonFiniteError as error:
+        with atomic_write(job.folder / _DIVERGED) as temporary:
+            temporary.write_text(str(error), encoding="utf-8")
+        raise
     if job.test:
         run_evaluate(folder, split="test")
 
