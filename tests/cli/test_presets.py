@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from sensitune.cli._arguments import parse_run
-from sensitune.errors import ArgumentError
 from sensitune.sweeps import PRESETS, RunConfig
 
 
@@ -24,20 +23,15 @@ def test_a_preset_sets_its_settings_and_the_command_line_overrides_it(tmp_path: 
     best = settings_of("--preset", "best", output=tmp_path / "best")
     assert all(getattr(best, name) == value for name, value in PRESETS["best"].items())
     assert best.model == "m"
-    other = settings_of("--preset", "best", "--lora-start", "random", output=tmp_path / "other")
-    assert (other.placement, other.lora_start) == (best.placement, "random")
+    other = settings_of("--preset", "best", "--alpha", "7", output=tmp_path / "other")
+    assert (other.alpha, other.beta) == (7.0, best.beta)
 
 
 def test_a_preset_overrides_a_file(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("model: m\ndata: d\nbudget: 5000\n", encoding="utf-8")
     found = settings_of("--config", str(path), "--preset", "best", output=tmp_path / "run")
-    assert (found.budget, found.placement) == (5000, PRESETS["best"]["placement"])
-
-
-def test_a_preset_of_another_method_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="`placement` belongs to the method spt-lora, not to sparse"):
-        settings_of("--preset", "best", "--method", "sparse", output=tmp_path / "run")
+    assert (found.budget, found.alpha) == (5000, PRESETS["best"]["alpha"])
 
 
 def test_an_unknown_preset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

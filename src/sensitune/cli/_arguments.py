@@ -23,8 +23,8 @@ class RunArguments:
     output: Path | None = None
     """Run folder; made if it is missing, gone on with if it is there. Default: runs/DATA-METHOD."""
     preset: PresetName | None = None
-    """Settings of spt-lora by name: paper, the published ones (the default), or best, those that did best on our own
-    benchmark; other options override it."""
+    """Settings of spt-lora by name: paper, the published ones (the default), or best, what did best in our own
+    ablation; other options override it."""
     config: Path | None = None
     """YAML file with settings, such as another run's run.yaml; options on the command line override it."""
 
