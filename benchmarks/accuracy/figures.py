@@ -44,7 +44,7 @@ def rows_of(summary: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
         if found is None:
             continue
         low, high = found["interval"]
-        label = each["method"] + ("" if each["equal_cost"] else " *")
+        label = each["method"] + ("" if each["equal_cost"] else " (other cost)")
         rows.append({"method": label, "difference": -found["difference"], "interval": [-high, -low], "colour": BLUE})
     return ours, sorted(rows, key=lambda row: -row["difference"])
 
@@ -58,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     summary = json.loads(arguments.results.read_text(encoding="utf-8"))
     ours, rows = rows_of(summary)
-    subtitle = f"{summary['split']} accuracy minus that of {ours}; bars: 95 % bootstrap interval; * not at equal cost"
+    subtitle = f"{summary['split']} accuracy minus that of {ours}; 95 % intervals"
     figure = draw(rows, title=arguments.title, subtitle=subtitle)
     with style(), atomic_write(arguments.output.with_suffix(".png")) as temporary:
         figure.savefig(temporary, dpi=150, facecolor="white", format="png")
