@@ -116,6 +116,35 @@ def origin_of(sensitivity: Sensitivity) -> dict[str, Any]:
     return {name: sensitivity.metadata[name] for name in _ORIGIN if name in sensitivity.metadata}
 
 
+def sparse_allocation(
+    sensitivity: Sensitivity, sparse: Mapping[str, torch.Tensor], *, budget: int, method: str, **recorded: Any
+) -> Allocation:
+    """Single scalars alone, as another rule than `allocate`'s chose them.
+
+    Args:
+        sensitivity: What they were ranked by.
+        sparse: Site id -> sorted flat indices.
+        budget: What they were to cost.
+        method: Name of the rule.
+        **recorded: What the metadata says besides where the scores come from.
+
+    Returns:
+        The allocation; the class token and its kin are trained too.
+    """
+    return Allocation(
+        outline=sensitivity.outline,
+        structured=(),
+        vectors=(),
+        sparse=sparse,
+        rank=1,
+        structured_type=None,
+        budget=budget,
+        method=method,
+        always_trained=tuple(sensitivity.outline.always_trained),
+        metadata=origin_of(sensitivity) | recorded,
+    )
+
+
 class SiteScores(Sequence[torch.Tensor]):
     """The scores of each ranked site, of its shape, taken up one at a time: they may lie in a file on the disk."""
 

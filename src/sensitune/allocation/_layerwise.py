@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sensitune.allocation._allocate import check_minimum, check_scores, origin_of
+from sensitune.allocation._allocate import check_minimum, check_scores, sparse_allocation
 from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cut import find_cut, indices_above
@@ -53,18 +53,7 @@ def layerwise_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allo
         if count:
             found = indices_above(views, find_cut(views, count))
             sparse |= {site.id: torch.from_numpy(one) for site, (one, _) in zip(layer, found, strict=True) if one.size}
-    return Allocation(
-        outline=outline,
-        structured=(),
-        vectors=(),
-        sparse=sparse,
-        rank=1,
-        structured_type=None,
-        budget=asked,
-        method="layerwise",
-        always_trained=tuple(outline.always_trained),
-        metadata=origin_of(sensitivity),
-    )
+    return sparse_allocation(sensitivity, sparse, budget=asked, method="layerwise")
 
 
 def _layers(sites: Sequence[Site]) -> list[list[Site]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sensitune.allocation._allocate import check_minimum, check_scores, origin_of
+from sensitune.allocation._allocate import check_minimum, check_scores, sparse_allocation
 from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cut import flat_array
@@ -55,18 +55,7 @@ def neuron_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allocat
         site.id: _flat(site, order, inputs, more)
         for site, (order, _), more in zip(matrices, ranked, further, strict=True)
     }
-    return Allocation(
-        outline=outline,
-        structured=(),
-        vectors=(),
-        sparse=sparse,
-        rank=1,
-        structured_type=None,
-        budget=asked,
-        method="neuron",
-        always_trained=tuple(outline.always_trained),
-        metadata=origin_of(sensitivity) | {"inputs_per_neuron": inputs},
-    )
+    return sparse_allocation(sensitivity, sparse, budget=asked, method="neuron", inputs_per_neuron=inputs)
 
 
 def _cost(matrices: Sequence[Site], inputs: int) -> int:

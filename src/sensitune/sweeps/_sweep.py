@@ -214,17 +214,19 @@ def choosing_jobs(config: SweepConfig, root: Path) -> list[Job]:
     ]
 
 
-def final_jobs(config: SweepConfig, root: Path) -> list[Job]:
+def final_jobs(config: SweepConfig, root: Path, choices: Choices | None = None) -> list[Job]:
     """The runs that are tested, of every method whose setting is chosen.
 
     Args:
         config: The sweep.
         root: Its folder.
+        choices: From `choose_settings`; None = read what it needs from the folder.
 
     Returns:
         The jobs, all tasks and methods of a seed before the next seed.
     """
-    choices = choose_settings(config, validation_accuracies(config, root))
+    if choices is None:
+        choices = choose_settings(config, validation_accuracies(config, root))
     return [
         _job(config, root, task, method, choices[task, method], seed, retrain=config.retrain, test=True)
         for seed in config.seeds
@@ -321,7 +323,7 @@ def collect(
     reached = validation_accuracies(config, root)
     choices = choose_settings(config, reached)
     methods = {slug(label): label for label in config.methods}
-    jobs = final_jobs(config, root)
+    jobs = final_jobs(config, root, choices)
     runs = _tested(jobs, root, choices, methods)
     diverged = {job.name: job.diverged for job in jobs if job.diverged is not None}
     num_runs = len(config.sources) * len(config.methods) * len(config.seeds)
