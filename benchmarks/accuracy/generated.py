@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import unicodedata
+from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ NUM_DISTANCES = 6
 def scripts(cache: Path) -> list[Example]:
     """Single letters by script, in two weights, turned and scaled a little; a code point keeps to one split."""
     folder = fetch(FONTS, cache) / "usr/share/fonts/truetype/noto"
-    letters = {script: _letters(folder, *where) for script, where in SCRIPTS.items()}
+    letters = _without_shared({script: _letters(folder, *where) for script, where in SCRIPTS.items()}, folder)
     generator = np.random.default_rng(0)
     examples = []
     for number in range(NUM_PICTURES):
@@ -53,8 +54,30 @@ def scripts(cache: Path) -> list[Example]:
         letter = letters[script][generator.integers(len(letters[script]))]
         style = STYLES[generator.integers(len(STYLES))]
         font = ImageFont.truetype(folder / f"{SCRIPTS[script][0]}-{style}.ttf", int(generator.integers(36, 64)))
-        examples.append(Example(_glyph(letter, font, generator), script, f"{ord(letter):x}"))
+        examples.append(Example(_glyph(letter, font, generator), script, f"{script} {_base(letter)}"))
     return examples
+
+
+def _base(letter: str) -> str:
+    """A letter without accent or case: its accented, large and small forms share a split."""
+    return unicodedata.normalize("NFD", letter)[0].casefold()
+
+
+def _without_shared(letters: dict[str, list[str]], folder: Path) -> dict[str, list[str]]:
+    """Leave out letters that look the same in two scripts, such as the A of Latin, Greek and Cyrillic."""
+    scripts_of: dict[bytes, set[str]] = defaultdict(set)
+    looks: dict[tuple[str, str], bytes] = {}
+    for script, each in letters.items():
+        font = ImageFont.truetype(folder / f"{SCRIPTS[script][0]}-Regular.ttf", 48)
+        for letter in each:
+            image = Image.new("1", (PIXELS, PIXELS))
+            ImageDraw.Draw(image).text((PIXELS / 2, PIXELS / 2), letter, fill=1, font=font, anchor="mm")
+            looks[script, letter] = image.tobytes()
+            scripts_of[image.tobytes()].add(script)
+    return {
+        script: [letter for letter in each if len(scripts_of[looks[script, letter]]) == 1]
+        for script, each in letters.items()
+    }
 
 
 def _letters(folder: Path, font: str, first: int, last: int) -> list[str]:
@@ -117,9 +140,11 @@ def _sprites() -> list[tuple[Image.Image, int, int]]:
     for number in range(NUM_PICTURES):
         x, y, size, angle = (generator.uniform(*span) for span in ((0.2, 0.8), (0.2, 0.8), (0.1, 0.18), (0, 2 * np.pi)))
         points = outline(SHAPES[number % len(SHAPES)], x=x, y=y, size=size, angle=angle)
-        large = Image.new("L", (4 * PIXELS, 4 * PIXELS), int(generator.integers(0, 90)))
+        # Light on dark or dark on light: else the place is a linear function of the pixels.
+        grounds = generator.permutation([generator.integers(0, 90), generator.integers(150, 256)]).tolist()
+        large = Image.new("L", (4 * PIXELS, 4 * PIXELS), grounds[0])
         corners = [(4 * PIXELS * dx, 4 * PIXELS * dy) for dx, dy in points]
-        ImageDraw.Draw(large).polygon(corners, fill=int(generator.integers(150, 256)))
+        ImageDraw.Draw(large).polygon(corners, fill=grounds[1])
         small = np.asarray(large.resize((PIXELS, PIXELS), Image.Resampling.BOX)) + generator.normal(
             0, 6, (PIXELS, PIXELS)
         )

@@ -38,22 +38,22 @@ def flattened(image: Image.Image, *, background: tuple[int, int, int] = (255, 25
 
 
 def unique(examples: Iterable[Example]) -> list[Example]:
-    """Examples of different content: the first of those whose pixels are the same."""
-    found: dict[bytes, Example] = {}
+    """Examples of different content: the first of those whose pixels are the same, none where their labels differ."""
+    found: dict[bytes, list[Example]] = defaultdict(list)
     for example in examples:
         content = str(example.image.size).encode() + example.image.tobytes()
-        found.setdefault(hashlib.sha256(content).digest(), example)
-    return list(found.values())
+        found[hashlib.sha256(content).digest()].append(example)
+    return [same[0] for same in found.values() if len({each.label for each in same}) == 1]
 
 
 def split(examples: Sequence[Example], sizes: Sequence[int], *, seed: int) -> list[list[Example]]:
-    """Divide examples into splits, whole groups at a time.
+    """Divide examples into splits, whole groups at a time, every class with its share.
 
-    Groups come in random order; each goes to the split that is emptiest in relation to its size. A group that a split
-    has no room for is cut short: what is over is left out, as it belongs nowhere else.
+    A class's share of a split is its share of all examples. Groups come in random order and fill the splits one after
+    another; a group that a split has no room for is cut short: what is over is left out, as it belongs nowhere else.
 
     Args:
-        examples: Unique examples.
+        examples: Unique examples; a group's are of one class.
         sizes: Examples of each split; all together at most as many as there are.
         seed: Of the order.
 
@@ -61,14 +61,33 @@ def split(examples: Sequence[Example], sizes: Sequence[int], *, seed: int) -> li
         The splits, each in random order.
     """
     generator = np.random.default_rng(seed)
-    groups: dict[str, list[Example]] = defaultdict(list)
+    classes: dict[str, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
     for example in examples:
-        groups[example.group].append(example)
-    names = sorted(groups)
+        classes[example.label][example.group].append(example)
+    names = sorted(classes)
+    counts = [sum(map(len, classes[name].values())) for name in names]
+    wanted = [apportion(counts, size) for size in sizes]
     splits: list[list[Example]] = [[] for _ in sizes]
-    for number in generator.permutation(len(names)):
-        fullness = [len(each) / size for each, size in zip(splits, sizes, strict=True)]
-        emptiest = int(np.argmin(fullness))
-        room = sizes[emptiest] - len(splits[emptiest])
-        splits[emptiest] += groups[names[number]][:room]
+    for number, name in enumerate(names):
+        groups = [classes[name][each] for each in sorted(classes[name])]
+        order = [groups[index] for index in generator.permutation(len(groups))]
+        for part, quotas in zip(splits, wanted, strict=True):
+            part += _draw(order, quotas[number])
     return [[each[index] for index in generator.permutation(len(each))] for each in splits]
+
+
+def apportion(counts: Sequence[int], size: int) -> list[int]:
+    """Places in proportion to counts, by largest remainders."""
+    shares = [divmod(count * size, sum(counts)) for count in counts]
+    places = [share for share, _ in shares]
+    for index in sorted(range(len(counts)), key=lambda each: -shares[each][1])[: size - sum(places)]:
+        places[index] += 1
+    return places
+
+
+def _draw(groups: list[list[Example]], quota: int) -> list[Example]:
+    """Take groups off the end of the list until there are `quota` examples."""
+    drawn: list[Example] = []
+    while groups and len(drawn) < quota:
+        drawn += groups.pop()
+    return drawn[:quota]

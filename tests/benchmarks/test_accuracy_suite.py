@@ -140,3 +140,46 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says(suite: Any) -> N
 
 def test_methods_without_a_common_run_have_no_interval(suite: Any) -> None:
     assert suite("statistics_of_runs").paired({("x", 0): 0.5}, {("x", 1): 0.5}) is None
+
+
+def made_sweep(accuracies: dict[str, dict[int, float]], costs: dict[str, int]) -> Any:
+    """What `collect` finds of a sweep with one task."""
+    from sensitune.sweeps import SweepConfig, SweepResult, SweepRun
+
+    methods = {label: {"method": "lora", "model": "vit_tiny_patch16_224"} for label in accuracies}
+    config = SweepConfig.from_dict({"tasks": {"natural": ["t"]}, "methods": methods})
+    runs = tuple(
+        SweepRun("t", label, seed, {}, accuracy, None, costs[label], 1.0, "folder")
+        for label, found in accuracies.items()
+        for seed, accuracy in found.items()
+    )
+    return SweepResult(config, runs, 9, {"t/c/plain/seed1": "The loss must stay finite."}, {})
+
+
+def test_ranks_are_among_the_methods_that_have_all_runs(suite: Any) -> None:
+    report = suite("report")
+    found = {"a": {0: 0.5, 1: 0.5}, "b": {0: 0.6, 1: 0.4}, "c": {0: 0.9}}
+    summary = report.summarise(made_sweep(found, dict.fromkeys(found, 100)), ["a"])
+    assert [each["mean_rank"] for each in summary["methods"]] == [1.5, 1.5, None]
+    assert summary["ranked_on"] == 2
+    page = report.markdown(summary, ["a"])
+    assert "| c | 100 | – | 90.0 | 90.0 | – |" in page
+    assert "mean over 2 task-seed pairs, among the methods that have run all of them (–: has not)" in page
+    assert "Without a result, left out: t/c/plain/seed1." in page
+
+
+def test_each_of_several_ours_has_intervals_against_what_costs_as_much(suite: Any) -> None:
+    report = suite("report")
+    found = {"a": {0: 0.5}, "b": {0: 0.6}, "c": {0: 0.9}}
+    summary = report.summarise(made_sweep(found, {"a": 100, "b": 101, "c": 103}), ["b", "a"])
+    assert [each["equal_cost"] for each in summary["methods"]] == [True, True, True]
+    first, second = report.markdown(summary, ["b", "a"]).split("Paired difference, ")[1:]
+    assert first.startswith("b minus the other at equal cost")
+    assert "| a | +10.00 |" in first
+    assert "| c | -30.00 |" in first
+    assert second.startswith("a minus the other at equal cost")
+    assert "| b | -10.00 |" in second
+    assert "| c |" not in second  # 3 % dearer than a, 2 % than b
+    ours, rows = suite("figures").rows_of(summary)
+    assert ours == "b"
+    assert [row["method"] for row in rows] == ["c", "a"]

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sensitune.cli._arguments import parse_run
-from sensitune.sweeps import PRESETS, RunConfig
+from sensitune.sweeps import PRESETS, RunConfig, with_preset
 
 
 def settings_of(*options: str, output: Path) -> RunConfig:
@@ -16,22 +17,23 @@ def settings_of(*options: str, output: Path) -> RunConfig:
 def test_the_published_settings_are_the_default(tmp_path: Path) -> None:
     plain = settings_of(output=tmp_path / "plain")
     assert plain == settings_of("--preset", "paper", output=tmp_path / "paper")
-    assert all(getattr(plain, name) == value for name, value in PRESETS["paper"].items())
+    assert plain == with_preset(RunConfig("m", "d"), "paper")
 
 
 def test_a_preset_sets_its_settings_and_the_command_line_overrides_it(tmp_path: Path) -> None:
     best = settings_of("--preset", "best", output=tmp_path / "best")
-    assert all(getattr(best, name) == value for name, value in PRESETS["best"].items())
-    assert best.model == "m"
-    other = settings_of("--preset", "best", "--alpha", "7", output=tmp_path / "other")
-    assert (other.alpha, other.beta) == (7.0, best.beta)
+    assert (best.model, best.lora_start, best.recipe.in_place_rate) == ("m", "gradient", 0.1)
+    changes = {"lora_start": "random", "recipe": replace(best.recipe, in_place_rate=1.0)}
+    assert replace(best, **changes) == RunConfig("m", "d")
+    other = settings_of("--preset", "best", "--recipe.in-place-rate", "0.5", output=tmp_path / "other")
+    assert (other.lora_start, other.recipe.in_place_rate) == ("gradient", 0.5)
 
 
 def test_a_preset_overrides_a_file(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("model: m\ndata: d\nbudget: 5000\n", encoding="utf-8")
     found = settings_of("--config", str(path), "--preset", "best", output=tmp_path / "run")
-    assert (found.budget, found.alpha) == (5000, PRESETS["best"]["alpha"])
+    assert (found.budget, found.lora_start) == (5000, PRESETS["best"]["lora_start"])
 
 
 def test_an_unknown_preset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

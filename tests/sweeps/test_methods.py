@@ -138,11 +138,23 @@ def test_a_lora_can_start_along_the_gradient(placement: Placement, config: RunCo
     assert all(torch.equal(directions[site], expected[site]) for site in directions)
 
 
+def test_uniform_lora_can_start_along_the_gradient_too(config: RunConfig, tmp_path: Path) -> None:
+    settings = replace(config, method="lora-qv", budget=None, rank=2, lora_start="gradient")
+    folder = RunFolder.open(tmp_path, settings)
+    run(folder)
+    allocation = Allocation.load(folder.allocation)
+    assert {allocation.site(name).operation for name in allocation.structured} == {"q", "v"}
+    assert load_file(folder.lora_start).keys() == set(allocation.structured)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"method": "sparse", "placement": "knapsack"}, "`placement` belongs to the method spt-lora, not to sparse"),
-        ({"method": "lora", "lora_start": "gradient"}, "`lora_start` belongs to the method spt-lora, not to lora"),
+        (
+            {"method": "adapter", "lora_start": "gradient"},
+            "`lora_start` gradient belongs to the methods spt-lora, lora, lora-qv, random-lora, not to adapter",
+        ),
         ({"placement": "knapsack", "tau": 50}, "The placement knapsack spends a `budget`; it has no `tau`. Got 50"),
         ({"max_train": 5, "shots": 2}, "Give `max_train` or `shots`, not both. Got 5 and 2"),
     ],

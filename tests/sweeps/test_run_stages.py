@@ -185,6 +185,15 @@ def test_compared_methods_cost_what_the_uniform_lora_costs(config: RunConfig, tm
     assert not compared[1].folder.sensitivity.exists()
 
 
+def test_how_spt_lora_starts_is_its_own_in_a_comparison(config: RunConfig, tmp_path: Path) -> None:
+    shared = replace(config, lora_start="gradient")
+    compared = compare(shared, tmp_path, methods=("sparse", "lora", "spt-lora"), uniform_rank=1)
+    assert [one.folder.lora_start.exists() for one in compared] == [False, False, True]
+    # The scores without gradients do not do for the one that starts along them.
+    sparse, spt = (Sensitivity.load(compared[index].folder.sensitivity) for index in (0, 2))
+    assert (sparse.gradients is None, spt.gradients is None) == (True, False)
+
+
 def test_a_comparison_names_every_method_once(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"`methods` must name at least one method, and each once\. Got head, head"):
         compare(config, tmp_path, methods=("head", "head"))

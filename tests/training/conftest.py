@@ -56,6 +56,12 @@ def tiny_vit(num_classes: int = 3) -> nn.Module:
 
 
 @pytest.fixture
+def make_base() -> Callable[[], nn.Module]:
+    """Builds the same model every time it is called."""
+    return tiny_vit
+
+
+@pytest.fixture
 def make_model() -> Callable[[], PeftModel]:
     """Builds the same tuned model, dropout and drop-path included, every time it is called."""
 

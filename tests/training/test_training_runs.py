@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -12,9 +13,12 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.utils import logging
 
+from sensitune.allocation import random_allocation
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import ArgumentError, NonFiniteError, RunFolderError
+from sensitune.sites import outline_model
 from sensitune.training import Recipe, TrainingProgress, evaluate, load_weights, read_metrics, read_result, train
+from sensitune.tuner import SptConfig
 
 RECIPE = Recipe(epochs=4, warmup_epochs=1, batch_size=4, learning_rate=1e-2, seed=5)
 MakeModel = Callable[[], PeftModel]
@@ -291,3 +295,17 @@ def test_a_full_disk_leaves_no_half_checkpoint(
     with pytest.raises(OSError, match="No space left"):
         train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu")
     assert not list(tmp_path.glob("checkpoints/checkpoint-*"))
+
+
+def test_values_in_place_stay_at_a_rate_of_zero_and_new_weights_do_not(
+    make_base: Callable[[], nn.Module], data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    base = make_base()
+    allocation = random_allocation(outline_model(base), budget=400, rank=2)
+    assert allocation.structured
+    assert allocation.sparse
+    model = get_peft_model(base, SptConfig.from_allocation(allocation))
+    before = trained_tensors(model)
+    train(model, data, replace(RECIPE, in_place_rate=0.0), tmp_path, transform=transform, device="cpu")
+    changed = {name for name, value in trained_tensors(model).items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if "spt_sparse" not in name and "spt_whole" not in name}

@@ -131,7 +131,10 @@ def test_a_saved_and_loaded_adapter_gives_the_same_output(allocation: Allocation
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         loaded = PeftModel.from_pretrained(small(), folder).double().eval()
-    assert torch.equal(loaded(INPUTS), model(INPUTS))
+    values = model.state_dict()
+    assert all(torch.equal(value, values[name]) for name, value in loaded.state_dict().items())
+    # Not equal bit for bit: BLAS rounds by where in memory its operands lie.
+    torch.testing.assert_close(loaded(INPUTS), model(INPUTS))
 
 
 @settings(max_examples=15, deadline=None)

@@ -13,7 +13,7 @@ from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
 from sensitune.sweeps._config import BUDGETED_METHODS, Method, RunConfig
 from sensitune.sweeps._folder import RunFolder
-from sensitune.sweeps._methods import METHODS
+from sensitune.sweeps._methods import METHODS, criterion_of, needs_sensitivity
 from sensitune.sweeps._reporter import Reporter, Silent
 from sensitune.sweeps._stages import run, run_allocate
 from sensitune.training import TrainingResult
@@ -52,7 +52,8 @@ def compare(
     comparison that was interrupted goes on where it stopped.
 
     Args:
-        config: What the runs share. Without a budget, the cost of the uniform LoRA is everybody's budget.
+        config: What the runs share; `placement` and `lora_start` are for spt-lora alone. Without a budget, the cost of
+            the uniform LoRA is everybody's budget.
         path: Where the run folders go, one per method and named after it.
         methods: The methods, in the order of the result.
         uniform_rank: Rank of the uniform methods; None is the config's rank.
@@ -69,14 +70,17 @@ def compare(
         raise ArgumentError(f"`methods` must name at least one method, and each once. Got {named}.")
     reporter = reporter or Silent()
     root = Path(path)
-    uniform = replace(config, method="lora", budget=None, tau=None, rank=uniform_rank or config.rank)
+    plain = replace(config, placement="threshold", lora_start="random")
+    uniform = replace(plain, method="lora", budget=None, tau=None, rank=uniform_rank or config.rank)
     budget = config.budget
     if budget is None:
         budget = run_allocate(RunFolder.open(root / "lora", uniform), reporter=reporter).trainable_params
-    budgeted = replace(config, method="spt-lora", budget=budget, tau=None)
     compared = []
     for method in methods:
-        settings = replace(budgeted if method in BUDGETED_METHODS else uniform, method=method)
+        settings = replace(uniform, method=method)
+        if method in BUDGETED_METHODS:
+            own = config if method == "spt-lora" else plain
+            settings = replace(own, method=method, budget=budget, tau=None)
         folder = RunFolder.open(root / method, settings)
         reporter.stage(METHODS[method].label)
         _share_sensitivity(folder, root)
@@ -87,9 +91,15 @@ def compare(
 
 def _share_sensitivity(folder: RunFolder, root: Path) -> None:
     """Take the scores that another run of the comparison has estimated."""
-    if folder.sensitivity.exists() or not METHODS[folder.config.method].needs_sensitivity:
+    if folder.sensitivity.exists() or not needs_sensitivity(folder.config):
         return
     for other in sorted(root.glob("*/sensitivity.safetensors")):
-        with atomic_write(folder.sensitivity) as temporary:
-            shutil.copyfile(other, temporary)
-        return
+        if _has_what_it_takes(RunFolder.load(other.parent).config, folder.config):
+            with atomic_write(folder.sensitivity) as temporary:
+                shutil.copyfile(other, temporary)
+            return
+
+
+def _has_what_it_takes(estimated: RunConfig, wanted: RunConfig) -> bool:
+    """Whether one run's scores do for another that differs in its method alone."""
+    return criterion_of(estimated) == criterion_of(wanted) and (estimated.needs_gradients or not wanted.needs_gradients)

@@ -54,6 +54,7 @@ BUDGETED_METHODS: tuple[Method, ...] = (
     "magnitude",
     "neurons",
 )
+GRADIENT_START_METHODS: tuple[Method, ...] = ("spt-lora", "lora", "lora-qv", "random-lora")
 RANKING_METHODS: tuple[Method, ...] = ("spt-lora", "spt-adapter", "sparse")
 
 
@@ -150,9 +151,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.budget is not None and self.tau is not None:
             raise ArgumentError(f"Give `budget` or `tau`, not both. Got {self.budget!r} and {self.tau:,}.")
-        if self.method != "spt-lora" and (self.placement != "threshold" or self.lora_start != "random"):
-            name = "placement" if self.placement != "threshold" else "lora_start"
-            raise ArgumentError(f"`{name}` belongs to the method spt-lora, not to {self.method}. Leave it out.")
+        if self.placement != "threshold" and self.method != "spt-lora":
+            raise ArgumentError(f"`placement` belongs to the method spt-lora, not to {self.method}. Leave it out.")
+        if self.lora_start != "random" and self.method not in GRADIENT_START_METHODS:
+            raise ArgumentError(
+                f"`lora_start` {self.lora_start} belongs to the methods {', '.join(GRADIENT_START_METHODS)}, not to "
+                f"{self.method}. Leave it, or the preset that sets it, out."
+            )
         if self.placement == "knapsack" and self.tau is not None:
             raise ArgumentError(f"The placement knapsack spends a `budget`; it has no `tau`. Got {self.tau:,}.")
         given = "budget" if self.budget is not None else "tau" if self.tau is not None else None
@@ -175,7 +180,7 @@ class RunConfig:
     @property
     def needs_gradients(self) -> bool:
         """Whether the directions of the gradients are needed besides the scores."""
-        return self.method == "spt-lora" and (self.placement == "knapsack" or self.lora_start == "gradient")
+        return self.placement == "knapsack" or self.lora_start == "gradient"
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, ready for YAML."""

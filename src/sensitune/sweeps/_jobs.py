@@ -14,7 +14,7 @@ from sensitune.errors import NonFiniteError, SensituneError
 from sensitune.sensitivity import Sensitivity
 from sensitune.sweeps._config import RunConfig
 from sensitune.sweeps._folder import RunFolder, check_finished
-from sensitune.sweeps._methods import METHODS, criterion_of
+from sensitune.sweeps._methods import criterion_of, needs_sensitivity
 from sensitune.sweeps._stages import run_allocate, run_evaluate, run_sensitivity, run_train
 from sensitune.training import read_result
 
@@ -113,7 +113,7 @@ def _run(job: Job) -> None:
         return
     folder = RunFolder.open(job.folder, job.config)
     if not folder.allocation.exists():
-        run_allocate(folder, sensitivity=_shared_scores(job) if METHODS[job.config.method].needs_sensitivity else None)
+        run_allocate(folder, sensitivity=_shared_scores(job) if needs_sensitivity(job.config) else None)
     try:
         run_train(folder)
     except NonFiniteError as error:

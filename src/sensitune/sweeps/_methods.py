@@ -154,6 +154,11 @@ METHODS: Mapping[Method, MethodInfo] = {
 }
 
 
+def needs_sensitivity(config: RunConfig) -> bool:
+    """Whether a run takes the first stage: for its placement, or for where its LoRAs start."""
+    return METHODS[config.method].needs_sensitivity or config.needs_gradients
+
+
 def criterion_of(config: RunConfig) -> CriterionName:
     """What a run's scores are: the method's own criterion, or the one of the settings."""
     return METHODS[config.method].criterion or config.sensitivity.criterion

@@ -20,7 +20,7 @@ from sensitune.errors import DataError, RunFolderError
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
 from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._ingredients import build_backbone, build_card, build_data, build_transform
-from sensitune.sweeps._methods import METHODS, criterion_of
+from sensitune.sweeps._methods import METHODS, criterion_of, needs_sensitivity
 from sensitune.sweeps._reporter import Reporter, Silent, report_training
 from sensitune.training import (
     Evaluation,
@@ -45,7 +45,7 @@ def run(folder: RunFolder, *, reporter: Reporter | None = None) -> TrainingResul
     Returns:
         The training's result.
     """
-    if METHODS[folder.config.method].needs_sensitivity:
+    if needs_sensitivity(folder.config):
         run_sensitivity(folder, reporter=reporter)
     run_allocate(folder, reporter=reporter)
     return run_train(folder, reporter=reporter)
@@ -110,18 +110,18 @@ def run_allocate(
         return Allocation.load(folder.allocation)
     (reporter or Silent()).stage("Deciding what is tuned")
     method = METHODS[folder.config.method]
-    if method.needs_sensitivity:
-        if sensitivity is None:
-            _require(folder, folder.sensitivity, "sensitivity --output")
-            sensitivity = Sensitivity.load(folder.sensitivity)
-        allocation = method.place(folder.config, sensitivity.outline, sensitivity)
-        if folder.config.lora_start == "gradient":
-            directions = lora_directions(sensitivity, allocation)
-            with atomic_write(folder.lora_start) as temporary:
-                save_file({site: rows.contiguous() for site, rows in directions.items()}, temporary)
+    if needs_sensitivity(folder.config) and sensitivity is None:
+        _require(folder, folder.sensitivity, "sensitivity --output")
+        sensitivity = Sensitivity.load(folder.sensitivity)
+    if sensitivity is not None:
+        outline = sensitivity.outline
     else:
-        backbone = build_backbone(folder.config, build_data(folder.config).num_classes)
-        allocation = method.place(folder.config, method.outline(backbone.model), None)
+        outline = method.outline(build_backbone(folder.config, build_data(folder.config).num_classes).model)
+    allocation = method.place(folder.config, outline, sensitivity)
+    if sensitivity is not None and folder.config.lora_start == "gradient":
+        directions = lora_directions(sensitivity, allocation)
+        with atomic_write(folder.lora_start) as temporary:
+            save_file({site: rows.contiguous() for site, rows in directions.items()}, temporary)
     allocation.save(folder.allocation)
     return allocation
 

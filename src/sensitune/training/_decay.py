@@ -1,10 +1,12 @@
-"""Which parameters weight decay leaves alone."""
+"""Which parameters weight decay leaves alone, and which have a learning rate of their own."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import nn
+
+from sensitune.errors import ArgumentError
 
 # SPT's values that are stored as differences from the pretrained weights: decay would pull them back to those weights.
 _DELTA_PARTS = frozenset({"spt_sparse", "spt_whole"})
@@ -30,19 +32,35 @@ def no_weight_decay(model: nn.Module) -> set[str]:
 _TOKEN_OR_DELTA = _DELTA_PARTS | _TOKENS
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """The trained parameters in the two groups of an optimizer, with and without decay, in the model's order.
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, learning_rate: float | None = None, in_place_rate: float = 1.0
+) -> list[dict[str, Any]]:
+    """The trained parameters in the groups of an optimizer, in the model's order: with decay, without, in place.
 
     Args:
         model: The tuned model.
-        weight_decay: Decay of the first group; the second has none.
+        weight_decay: Decay of the first group; the others have none.
+        learning_rate: Of new weights (modules, head); needed where `in_place_rate` is not 1.
+        in_place_rate: Learning rate of what SPT tunes in place (sparse values, whole vectors, tokens) as a multiple of
+            `learning_rate`. With 1 they are in the second group.
 
     Returns:
         Groups for a `torch.optim.Optimizer`; a group without parameters is left out.
+
+    Raises:
+        ArgumentError: If `in_place_rate` is not 1 and `learning_rate` is missing.
     """
+    if in_place_rate != 1.0 and learning_rate is None:
+        raise ArgumentError(f"`in_place_rate` {in_place_rate} needs a `learning_rate`. Got None.")
     spared = no_weight_decay(model)
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    decayed = [parameter for name, parameter in trained if name not in spared]
-    kept = [parameter for name, parameter in trained if name in spared]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    groups: dict[str, list[nn.Parameter]] = {"decayed": [], "kept": [], "in place": []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            in_place = in_place_rate != 1.0 and not _TOKEN_OR_DELTA.isdisjoint(name.split("."))
+            groups["in place" if in_place else "kept" if name in spared else "decayed"].append(parameter)
+    settings: dict[str, dict[str, Any]] = {
+        "decayed": {"weight_decay": weight_decay},
+        "kept": {"weight_decay": 0.0},
+        "in place": {"weight_decay": 0.0, "lr": (learning_rate or 0.0) * in_place_rate},
+    }
+    return [{"params": each, **settings[kind]} for kind, each in groups.items() if each]

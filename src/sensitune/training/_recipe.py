@@ -17,6 +17,9 @@ class Recipe:
 
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW, reached at the end of the warm-up."""
+    in_place_rate: float = 1.0
+    """Learning rate of pretrained values tuned in place (sparse values, whole vectors, tokens) as a multiple of
+    `learning_rate`, which modules and the head, being new, always take whole. The paper's is 1."""
     weight_decay: float = 1e-4
     """Decoupled weight decay; never on 1-D tensors, tokens or sparse values."""
     batch_size: int = 64
@@ -60,6 +63,7 @@ class Recipe:
 
 _RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (0.0, math.inf),
+    "in_place_rate": (0.0, math.inf),
     "weight_decay": (0.0, math.inf),
     "batch_size": (1, math.inf),
     "epochs": (1, math.inf),

@@ -84,9 +84,14 @@ class RecipeTrainer(Trainer):
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW over the recipe's two groups."""
+        """AdamW over the recipe's groups."""
         if self.optimizer is None:
-            groups = parameter_groups(self.tuned, weight_decay=self.recipe.weight_decay)
+            groups = parameter_groups(
+                self.tuned,
+                weight_decay=self.recipe.weight_decay,
+                learning_rate=self.recipe.learning_rate,
+                in_place_rate=self.recipe.in_place_rate,
+            )
             self.optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate)
         return self.optimizer
 
