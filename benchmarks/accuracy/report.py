@@ -1,8 +1,10 @@
-"""What the accuracy sweeps found: a table per task and group, mean ranks and paired intervals, as Markdown and JSON.
+r"""What the accuracy sweeps found: a table per task and group, mean ranks and paired intervals, as Markdown and JSON.
 
-    python benchmarks/accuracy/report.py benchmarks/accuracy/cpu.yaml runs/accuracy/cpu --ours SPT-LoRA
+    python benchmarks/accuracy/report.py benchmarks/accuracy/cpu.yaml runs/accuracy/cpu --ours SPT-LoRA \
+      --also runs/accuracy/adapter_plus/results.json
 
 Reads finished runs only, so it may be called while a sweep is under way; what is missing is said, not averaged over.
+A rank is over the runs that all methods with nearly all runs have.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,53 +22,107 @@ from typing import Any
 import torch
 from statistics_of_runs import Accuracies, mean_and_error, mean_ranks, paired
 
-from sensitune.sweeps import SweepConfig, SweepResult, collect
+from sensitune.errors import ArgumentError
+from sensitune.sweeps import SweepConfig, SweepResult, SweepRun, collect
 
+COMPLETE = 0.9  # methods that have a smaller share of the runs get no rank
 EQUAL = 0.02  # methods whose costs differ by more are not compared as if they were equal
 
 
-def summarise(result: SweepResult, ours: str, split: str = "test") -> dict[str, Any]:
+def with_results(result: SweepResult, path: Path) -> SweepResult:
+    """A sweep's runs with those of a method that is not part of it.
+
+    Args:
+        result: The sweep's runs.
+        path: A ``results.json`` as `adapter_plus.py` writes it: ``label``, ``trainable_params``, ``setting``,
+            ``num_runs``, ``runs`` (task, seed, accuracy, validation_accuracy, seconds), ``failed``, ``validation``.
+
+    Returns:
+        Both.
+
+    Raises:
+        ArgumentError: If the method's label is taken, or it has run a task or a seed that the sweep has not.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    label, config = found["label"], result.config
+    if label in labels_of(result):
+        raise ArgumentError(f"{path} has the results of {label!r}, which the table has already. Leave one out.")
+    shared = {"method": label, "setting": found["setting"], "trainable_params": found["trainable_params"]}
+    runs = tuple(SweepRun(**run, **shared, folder=str(path.parent)) for run in found["runs"])
+    for run in runs:
+        if run.task not in config.sources or run.seed not in config.seeds:
+            raise ArgumentError(f"{path} has a run of {run.task}, seed {run.seed}, which is not of this sweep.")
+    return replace(
+        result,
+        runs=(*result.runs, *runs),
+        num_runs=result.num_runs + found["num_runs"],
+        failed={**result.failed, **found["failed"]},
+        validation={
+            **result.validation,
+            **{(each["task"], each["method"]): each["accuracy"] for each in found["validation"]},
+        },
+    )
+
+
+def labels_of(result: SweepResult) -> list[str]:
+    """The sweep's methods, then those that `with_results` added."""
+    return list(dict.fromkeys([*result.config.methods, *(run.method for run in result.runs)]))
+
+
+def summarise(result: SweepResult, ours: Sequence[str], split: str = "test") -> dict[str, Any]:
     """All numbers of a sweep, ready for JSON.
 
     Args:
         result: The sweep's runs.
-        ours: Label of the method that the others are compared with.
+        ours: Labels of the methods that the others are compared with; costs are compared with the first one's.
         split: ``"test"``, or ``"validation"`` for a sweep that something is still to be chosen with.
 
     Returns:
-        Methods with their accuracies by task and group, ranks, and the intervals of the difference to `ours`.
+        Methods with their accuracies by task and group, ranks, and the intervals of the difference to each of `ours`.
     """
-    runs = {label: accuracies_of(result, label, split) for label in result.config.methods}
+    runs = {label: accuracies_of(result, label, split) for label in labels_of(result)}
     runs = {label: found for label, found in runs.items() if found}
     costs = {label: _cost(result, label) for label in runs}
-    ranks = mean_ranks(runs) if runs else {}
+    complete = complete_methods(runs)
+    ranks = mean_ranks(complete) if complete else {}
     methods = []
     for label, found in runs.items():
-        comparison = None if label == ours or ours not in runs else paired(runs[ours], found)
         methods.append(
             {
                 "method": label,
                 "trainable_params": costs[label],
-                "equal_cost": ours in costs and abs(costs[label] / costs[ours] - 1) <= EQUAL,
+                "equal_cost": ours[0] in costs and equal_cost(costs[label], costs[ours[0]]),
                 "setting": _settings(result, label),
                 "tasks": {task: _by_task(found, task) for task in result.config.sources},
                 "groups": {group: _by_group(found, tasks) for group, tasks in result.config.tasks.items()},
                 "mean_rank": ranks.get(label),
-                f"{ours} minus this": None if comparison is None else comparison.to_dict(),
+                **{f"{one} minus this": _difference(runs, one, label) for one in ours},
             }
         )
     return {
         "split": split,
         "num_runs": len(result.runs),
         "num_runs_planned": result.num_runs,
+        "failed": dict(result.failed),
         "hours_of_training": round(sum(run.seconds for run in result.runs) / 3600, 2),
-        "ranked_on": len(set.intersection(*(set(each) for each in runs.values()))) if runs else 0,
+        "ranked_on": len(set.intersection(*(set(each) for each in complete.values()))) if complete else 0,
         "methods": methods,
         "validation": [
             {"task": task, "method": method, "accuracy": dict(found)}
             for (task, method), found in result.validation.items()
         ],
     }
+
+
+def complete_methods(runs: Mapping[str, Accuracies]) -> dict[str, Accuracies]:
+    """The methods that have nearly as many runs as the one that has most; a few more come while a sweep is under way."""
+    most = max(map(len, runs.values()), default=0)
+    return {label: found for label, found in runs.items() if len(found) >= COMPLETE * most}
+
+
+def equal_cost(params: int, others: int) -> bool:
+    """Whether two costs, in parameters, are close enough to be compared as if they were equal."""
+    return abs(params - others) <= EQUAL * others
 
 
 def accuracies_of(result: SweepResult, label: str, split: str) -> Accuracies:
@@ -76,6 +133,11 @@ def accuracies_of(result: SweepResult, label: str, split: str) -> Accuracies:
         if run.method == label and accuracy is not None:
             found[run.task, run.seed] = accuracy
     return found
+
+
+def _difference(runs: Mapping[str, Accuracies], ours: str, label: str) -> dict[str, Any] | None:
+    comparison = None if label == ours or ours not in runs else paired(runs[ours], runs[label])
+    return None if comparison is None else comparison.to_dict()
 
 
 def _cost(result: SweepResult, label: str) -> int:
@@ -112,7 +174,7 @@ def _rounded(values: list[float]) -> dict[str, Any]:
     }
 
 
-def markdown(summary: Mapping[str, Any], ours: str) -> str:
+def markdown(summary: Mapping[str, Any], ours: Sequence[str]) -> str:
     """The tables as a page.
 
     Args:
@@ -132,15 +194,33 @@ def markdown(summary: Mapping[str, Any], ours: str) -> str:
         rank = "–" if each["mean_rank"] is None else f"{each['mean_rank']:.2f}"
         rate = ", ".join(f"{value:g}" for value in each["setting"].values()) or "–"
         lines.append(_line([each["method"], cost, rate, *cells, rank]))
+    for one in ours:
+        lines += _intervals(methods, one)
+    failed = summary["failed"]
     lines += [
         "",
-        f"Paired difference, {ours} minus the other, in points (95 % bootstrap interval over tasks and seeds):",
-        "",
+        f"{summary['split'].capitalize()} accuracy of the last epoch in per cent, mean ± standard error over seeds; "
+        f"rank: mean over {summary['ranked_on']} task-seed pairs, among the methods that have run all of them (–: has "
+        f"not). \\* cost differs from that of {ours[0]}. {summary['num_runs']} of {summary['num_runs_planned']} runs."
+        + (f" Without a result, left out: {', '.join(failed)}." if failed else ""),
     ]
-    lines += [_line(["other", "difference", "interval", "tasks", "pairs"]), _line(["---", *["---:"] * 4])]
+    return "\n".join(lines) + "\n"
+
+
+def _intervals(methods: Sequence[Mapping[str, Any]], ours: str) -> list[str]:
+    """One method against those of its cost."""
+    costs = {each["method"]: each["trainable_params"] for each in methods}
+    lines = [
+        "",
+        f"Paired difference, {ours} minus the other at equal cost, in points (95 % bootstrap interval over tasks and "
+        "seeds):",
+        "",
+        _line(["other", "difference", "interval", "tasks", "pairs"]),
+        _line(["---", *["---:"] * 4]),
+    ]
     for each in methods:
         found = each[f"{ours} minus this"]
-        if found is not None and each["equal_cost"]:
+        if found is not None and equal_cost(each["trainable_params"], costs[ours]):
             low, high = found["interval"]
             numbers = [
                 f"{found['difference']:+.2f}",
@@ -149,13 +229,7 @@ def markdown(summary: Mapping[str, Any], ours: str) -> str:
                 found["num_pairs"],
             ]
             lines.append(_line([each["method"], *map(str, numbers)]))
-    lines += [
-        "",
-        f"{summary['split'].capitalize()} accuracy of the last epoch in per cent, mean ± standard error over seeds; "
-        f"rank: mean over the {summary['ranked_on']} task-seed pairs that every method has run. \\* not at equal cost, "
-        f"left out of the intervals. {summary['num_runs']} of {summary['num_runs_planned']} runs.",
-    ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _cell(found: Mapping[str, Any] | None) -> str:
@@ -173,13 +247,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--ours", default="SPT-LoRA")
+    parser.add_argument("--ours", nargs="+", default=["SPT-LoRA"], help="methods that the others are compared with")
+    parser.add_argument("--also", type=Path, nargs="+", default=[], help="results.json of methods beside the sweep")
     parser.add_argument("--split", choices=["test", "validation"], default="test")
     parser.add_argument("--hardware", default=None, help="in words; default: this machine's processor")
     parser.add_argument("--output", type=Path, default=None, help="where to write the JSON")
     arguments = parser.parse_args()
     config = SweepConfig.from_yaml(arguments.config)
-    summary = summarise(collect(config, arguments.folder), arguments.ours, arguments.split)
+    result = collect(config, arguments.folder)
+    for path in arguments.also:
+        result = with_results(result, path)
+    if unknown := [label for label in arguments.ours if label not in labels_of(result)]:
+        parser.error(f"--ours has {unknown[0]!r}, which is none of: {', '.join(labels_of(result))}.")
+    summary = summarise(result, arguments.ours, arguments.split)
     header = {
         "command": config.command,
         "hardware": arguments.hardware

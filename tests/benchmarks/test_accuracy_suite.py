@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,6 +44,32 @@ def test_a_split_depends_on_its_seed_alone(suite: Any) -> None:
     first, again, other = (labelled.split(made, (20, 10, 10), seed=seed) for seed in (0, 0, 1))
     assert [[each.group for each in part] for part in first] == [[each.group for each in part] for part in again]
     assert [each.group for each in first[0]] != [each.group for each in other[0]]
+
+
+def test_every_split_has_each_class_in_its_share(suite: Any) -> None:
+    labelled = suite("labelled")
+    made = make_examples(labelled, 100, per_group=2)
+    made = [replace(each, label="rare" if i < 10 else "usual") for i, each in enumerate(made)]
+    parts = labelled.split(made, (50, 20, 10), seed=0)
+    assert [Counter(each.label for each in part) for part in parts] == [
+        {"usual": 45, "rare": 5},
+        {"usual": 18, "rare": 2},
+        {"usual": 9, "rare": 1},
+    ]
+
+
+def test_the_same_pixels_under_two_labels_are_left_out(suite: Any) -> None:
+    labelled = suite("labelled")
+    made = make_examples(labelled, 3, per_group=1)
+    assert labelled.unique([*made, replace(made[1], label="b")]) == [made[0], made[2]]
+
+
+def test_emoji_that_differ_by_sex_have_one_meaning(suite: Any) -> None:
+    meaning = suite("pictures")._meaning
+    farmer = {meaning(f"{person}-200D-1F33E") for person in ("1F468", "1F469", "1F9D1")}
+    assert farmer == {"1F9D1-1F33E"}
+    assert meaning("1F3C3-200D-2640-FE0F-200D-27A1-FE0F") == meaning("1F3C3") == "1F3C3"
+    assert suite("generated")._base("É") == suite("generated")._base("e") == "e"
 
 
 def test_pictures_of_the_same_pixels_are_kept_once(suite: Any) -> None:

@@ -14,6 +14,7 @@ from sensitune.errors import ArgumentError
 from sensitune.sweeps._config import BUDGETED_METHODS, Method, RunConfig
 from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._methods import METHODS, criterion_of, needs_sensitivity
+from sensitune.sweeps._presets import PresetName, with_preset
 from sensitune.sweeps._reporter import Reporter, Silent
 from sensitune.sweeps._stages import run, run_allocate
 from sensitune.training import TrainingResult
@@ -44,6 +45,7 @@ def compare(
     *,
     methods: Sequence[Method] = DEFAULT_METHODS,
     uniform_rank: int | None = None,
+    preset: PresetName = "paper",
     reporter: Reporter | None = None,
 ) -> list[ComparedRun]:
     """Run several methods at the cost of the uniform LoRA, each in a run folder of its own under `path`.
@@ -52,11 +54,11 @@ def compare(
     comparison that was interrupted goes on where it stopped.
 
     Args:
-        config: What the runs share; `placement` and `lora_start` are for spt-lora alone. Without a budget, the cost of
-            the uniform LoRA is everybody's budget.
+        config: What the runs share. Without a budget, the cost of the uniform LoRA is everybody's budget.
         path: Where the run folders go, one per method and named after it.
         methods: The methods, in the order of the result.
         uniform_rank: Rank of the uniform methods; None is the config's rank.
+        preset: Settings of spt-lora alone, over those of the config.
         reporter: Is told where it stands.
 
     Returns:
@@ -70,17 +72,16 @@ def compare(
         raise ArgumentError(f"`methods` must name at least one method, and each once. Got {named}.")
     reporter = reporter or Silent()
     root = Path(path)
-    plain = replace(config, placement="threshold", lora_start="random")
-    uniform = replace(plain, method="lora", budget=None, tau=None, rank=uniform_rank or config.rank)
+    uniform = replace(config, method="lora", budget=None, tau=None, rank=uniform_rank or config.rank)
     budget = config.budget
     if budget is None:
         budget = run_allocate(RunFolder.open(root / "lora", uniform), reporter=reporter).trainable_params
+    budgeted = replace(config, method="spt-lora", budget=budget, tau=None)
     compared = []
     for method in methods:
-        settings = replace(uniform, method=method)
-        if method in BUDGETED_METHODS:
-            own = config if method == "spt-lora" else plain
-            settings = replace(own, method=method, budget=budget, tau=None)
+        settings = replace(budgeted if method in BUDGETED_METHODS else uniform, method=method)
+        if method == "spt-lora":
+            settings = with_preset(settings, preset)
         folder = RunFolder.open(root / method, settings)
         reporter.stage(METHODS[method].label)
         _share_sensitivity(folder, root)

@@ -1,0 +1,282 @@
+r"""Adapter+ as a further baseline of a sweep: the same data, backbone, head, recipe and choice of the learning rate.
+
+    TIMM_FUSED_ATTN=0 python benchmarks/accuracy/adapter_plus.py benchmarks/accuracy/cpu.yaml --rank 7 \
+      --output runs/accuracy/adapter_plus --workers 2
+
+After every transformer block, its skip connections included, comes
+
+    x + scale * (W_up gelu(W_down x + b_down) + b_up)    x [batch, tokens, d], W_down [r, d], W_up [d, r], scale [d]
+
+with ``scale`` 1 at the start, weights from a normal distribution of standard deviation 0.01 cut at two of them, and
+biases 0. N blocks cost N (2 d r + r + 2 d) parameters: 36,906 for 6 blocks, d = 384 and rank 7, within 0.2 % of the
+suite's 36,864. No layer norm and no dropout in it, no class token trained. Deviation from the published setting: the
+adapter's stochastic depth is the recipe's ``drop_path``, here as in the other methods, not always 0.1.
+
+Runs lie in ``runs/TASK/adapter/SETTING/seedN`` of the output folder. Their ``run.yaml`` says ``method: head`` and the
+rank: it is the sweep's method ``head`` whose settings they take. One that is finished is not repeated.
+``results.json`` is for the option ``--also`` of `report.py`, and is written anew after every run.
+
+Paper: Steitz and Roth, *Adapters Strike Back*, CVPR 2024; position, initialisation and the absence of a norm also as
+in its code (github.com/visinf/adapter_plus).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sensitune._files import atomic_write
+from sensitune.backbones import Backbone
+from sensitune.errors import ConfigError, NonFiniteError, SensituneError
+from sensitune.sites import outline_model
+from sensitune.sweeps import (
+    EngineSettings,
+    JobOutcome,
+    RunConfig,
+    RunFolder,
+    SweepConfig,
+    SweepResult,
+    build_data,
+    collect,
+    planned_runs,
+)
+from sensitune.sweeps._engines import run_jobs
+from sensitune.sweeps._ingredients import build_backbone, build_transform
+from sensitune.sweeps._jobs import _DIVERGED, Job
+from sensitune.sweeps._sweep import choosing_jobs, final_jobs
+from sensitune.training import AdapterCard, evaluate, load_weights, read_result, train
+
+LABEL = "Adapter+"
+INIT_STD = 0.01
+
+
+class AdapterPlus(nn.Module):
+    """The adapter of one block, with the skip around it.
+
+    Args:
+        dim: Width d of the tokens.
+        rank: Width r between the two layers.
+        drop_path: Probability of leaving it out for a picture while training.
+    """
+
+    def __init__(self, dim: int, rank: int, *, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.down = nn.Linear(dim, rank)
+        self.up = nn.Linear(rank, dim)
+        self.scale = nn.Parameter(torch.ones(dim))
+        self.drop_path = DropPath(drop_path)
+        for layer in (self.down, self.up):
+            nn.init.trunc_normal_(layer.weight, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, tokens, d]`` -> the same shape."""
+        return x + self.drop_path(self.scale * self.up(functional.gelu(self.down(x))))
+
+
+def add_adapters(model: nn.Module, *, rank: int, drop_path: float = 0.0) -> list[AdapterPlus]:
+    """Put an adapter after every block of one of timm's vision transformers; only they and the head are left to train.
+
+    Args:
+        model: The model; changed in place.
+        rank: Width of the adapters.
+        drop_path: Their stochastic depth.
+
+    Returns:
+        The adapters, in the order of the blocks.
+    """
+    head = outline_model(model).head
+    model.requires_grad_(False)
+    for name in head:
+        model.get_submodule(name).requires_grad_(True)
+    vit: Any = model
+    adapters = [AdapterPlus(vit.embed_dim, rank, drop_path=drop_path) for _ in vit.blocks]
+    for index, adapter in enumerate(adapters):
+        vit.blocks[index] = nn.Sequential(vit.blocks[index], adapter)
+    return adapters
+
+
+def sweep_of(sweep: SweepConfig, *, rank: int) -> SweepConfig:
+    """The sweep with Adapter+ as its only method.
+
+    Args:
+        sweep: Tasks, grid, seeds, and a method ``head``, whose run settings are taken.
+        rank: Width of the adapters.
+
+    Returns:
+        A new sweep.
+
+    Raises:
+        ConfigError: If the sweep has no method ``head``.
+    """
+    carrier = next((config for config in sweep.methods.values() if config.method == "head"), None)
+    if carrier is None:
+        raise ConfigError(f"{LABEL} takes the run settings of the sweep's method `head`, which has none. Add it.")
+    return replace(sweep, methods={LABEL: replace(carrier, rank=rank)})
+
+
+def run_all(
+    sweep: SweepConfig, output: Path, *, workers: int = 1, on_done: Callable[[JobOutcome], None] | None = None
+) -> SweepResult:
+    """Choose the learning rate on the validation split, then train and test with every seed; finished runs stay.
+
+    Args:
+        sweep: From `sweep_of`.
+        output: Folder of the runs and of ``results.json``.
+        workers: Runs at a time.
+        on_done: Is told of every run that ends.
+
+    Returns:
+        The results. A training that diverged counts as accuracy 0 in the choice; it is never among the tested runs,
+        but among the failed ones.
+    """
+    failed: dict[str, str] = {}
+
+    def note(outcome: JobOutcome) -> None:
+        if outcome.error is not None and not (output / "runs" / outcome.name / _DIVERGED).exists():
+            failed[outcome.name] = outcome.error
+        write_results(collect(sweep, output, failed=failed), output / "results.json")
+        if on_done is not None:
+            on_done(outcome)
+
+    for jobs in (choosing_jobs, final_jobs):
+        run_jobs(jobs(sweep, output), EngineSettings(workers=workers), on_done=note, run=run_job)
+    result = collect(sweep, output, failed=failed)
+    write_results(result, output / "results.json")
+    return result
+
+
+def write_results(result: SweepResult, path: Path) -> None:
+    """Write what ``report.py --also`` reads, whole or not at all.
+
+    Args:
+        result: From `run_all`, or what there is of it so far.
+        path: The file.
+    """
+    first = result.runs[0] if result.runs else None
+    names = ("task", "seed", "accuracy", "validation_accuracy", "seconds")
+    values = {
+        "label": LABEL,
+        "trainable_params": first.trainable_params if first else None,
+        "setting": dict(first.setting) if first else {},
+        "num_runs": result.num_runs,
+        "runs": [{name: getattr(run, name) for name in names} for run in result.runs],
+        "failed": dict(result.failed),
+        "validation": result.to_dict()["validation"],
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def run_job(job: Job) -> JobOutcome:
+    """Do what is left of a run, as the sweep's own function of that name does for its methods.
+
+    Args:
+        job: The run.
+
+    Returns:
+        Its outcome; a mistake in its settings or data is an outcome, not an exception.
+    """
+    started = time.perf_counter()
+    error = None
+    try:
+        _train_and_test(job)
+    except (SensituneError, OSError) as found:
+        error = str(found)
+    return JobOutcome(job.name, error, time.perf_counter() - started)
+
+
+def _train_and_test(job: Job) -> None:
+    folder, config = RunFolder.open(job.folder, job.config), job.config
+    data = build_data(config)
+    backbone, adapters = _build(config, data.num_classes)
+    transform = build_transform(config, backbone)
+    notes = {
+        "method": LABEL,
+        "rank": config.rank,
+        "trainable_params": sum(each.numel() for adapter in adapters for each in adapter.parameters()),
+        "seed": config.seed,
+        "data": data.info,
+    }
+    if read_result(folder.path) is None:
+        try:
+            train(
+                backbone.model,
+                data,
+                config.recipe,
+                folder.path,
+                transform=transform,
+                card=AdapterCard(backbone.spec, backbone.weights_hash, data.class_names, transform, notes),
+                device=config.device,
+                num_workers=config.num_workers,
+                validate_every_epoch=config.validate == "epochs",
+            )
+        except NonFiniteError as error:
+            with atomic_write(folder.path / _DIVERGED) as temporary:
+                temporary.write_text(str(error), encoding="utf-8")
+            raise
+    if job.test:
+        load_weights(backbone.model, folder.training.adapter)
+        _test(folder, backbone)
+
+
+def _build(config: RunConfig, num_classes: int) -> tuple[Backbone, list[AdapterPlus]]:
+    """The sweep's backbone and head, adapters added; drawn from the run's seed, like the other methods' modules."""
+    backbone = build_backbone(config, num_classes, drop_path=config.recipe.drop_path)
+    torch.manual_seed(config.seed)
+    return backbone, add_adapters(backbone.model, rank=config.rank, drop_path=config.recipe.drop_path)
+
+
+def _test(folder: RunFolder, backbone: Backbone) -> None:
+    """Test the last epoch's weights and write what `Job.test_accuracy` reads."""
+    config = folder.config
+    found = evaluate(
+        backbone.model,
+        build_data(replace(config, test=True)).dataset["test"],
+        build_transform(config, backbone),
+        batch_size=config.recipe.batch_size,
+        device=config.device,
+        precision=config.recipe.precision,
+        num_workers=config.num_workers,
+    )
+    values = {"split": "test", "weights": "last", "accuracy": found.accuracy, "loss": found.loss}
+    with atomic_write(folder.evaluation) as temporary:
+        temporary.write_text(json.dumps(values | {"num_images": found.num_images}, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run what is left, or say how much that is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--rank", type=int, default=7)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs and of results.json")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
+    parser.add_argument("--plan", action="store_true", help="say how many runs are left, and run nothing")
+    arguments = parser.parse_args()
+    sweep = sweep_of(SweepConfig.from_yaml(arguments.config), rank=arguments.rank)
+    if arguments.plan:
+        for purpose, left, total in planned_runs(sweep, arguments.output):
+            print(f"to {purpose}: {left} of {total} runs left")
+        return
+    result = run_all(sweep, arguments.output, workers=arguments.workers, on_done=_tell)
+    print(f"{len(result.runs)} of {result.num_runs} runs tested")
+    if result.failed:
+        raise SystemExit("\n".join(f"without a result: {name}: {why}" for name, why in result.failed.items()))
+
+
+def _tell(outcome: JobOutcome) -> None:
+    print(f"{outcome.name}: {outcome.error or 'done'} ({outcome.seconds:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
