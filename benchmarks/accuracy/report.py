@@ -64,6 +64,32 @@ def with_results(result: SweepResult, path: Path) -> SweepResult:
     )
 
 
+def without_tasks(result: SweepResult, names: Sequence[str]) -> SweepResult:
+    """The runs of the other tasks, such as those on which nothing was chosen.
+
+    Args:
+        result: The sweep's runs.
+        names: Tasks to leave out.
+
+    Returns:
+        The rest, of a sweep that never had them.
+
+    Raises:
+        ArgumentError: If the sweep has no such task.
+    """
+    config = result.config
+    if unknown := [name for name in names if name not in config.sources]:
+        raise ArgumentError(f"The sweep has no task {unknown[0]!r}. It has: {', '.join(config.sources)}.")
+    kept = {group: tuple(task for task in tasks if task not in names) for group, tasks in config.tasks.items()}
+    sources = {task: source for task, source in config.sources.items() if task not in names}
+    return replace(
+        result,
+        config=replace(config, tasks={group: tasks for group, tasks in kept.items() if tasks}, sources=sources),
+        runs=tuple(run for run in result.runs if run.task in sources),
+        num_runs=result.num_runs * len(sources) // len(config.sources),
+    )
+
+
 def labels_of(result: SweepResult) -> list[str]:
     """The sweep's methods, then those that `with_results` added."""
     return list(dict.fromkeys([*result.config.methods, *(run.method for run in result.runs)]))
@@ -115,7 +141,7 @@ def summarise(result: SweepResult, ours: Sequence[str], split: str = "test") -> 
 
 
 def complete_methods(runs: Mapping[str, Accuracies]) -> dict[str, Accuracies]:
-    """The methods that have nearly as many runs as the one that has most; a few more come while a sweep is under way."""
+    """The methods that have nearly as many runs as the one with most; those under way lack a few."""
     most = max(map(len, runs.values()), default=0)
     return {label: found for label, found in runs.items() if len(found) >= COMPLETE * most}
 
@@ -249,6 +275,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--ours", nargs="+", default=["SPT-LoRA"], help="methods that the others are compared with")
     parser.add_argument("--also", type=Path, nargs="+", default=[], help="results.json of methods beside the sweep")
+    parser.add_argument("--without", nargs="+", default=[], help="tasks to leave out")
     parser.add_argument("--split", choices=["test", "validation"], default="test")
     parser.add_argument("--hardware", default=None, help="in words; default: this machine's processor")
     parser.add_argument("--output", type=Path, default=None, help="where to write the JSON")
@@ -257,6 +284,7 @@ def main() -> None:
     result = collect(config, arguments.folder)
     for path in arguments.also:
         result = with_results(result, path)
+    result = without_tasks(result, arguments.without)
     if unknown := [label for label in arguments.ours if label not in labels_of(result)]:
         parser.error(f"--ours has {unknown[0]!r}, which is none of: {', '.join(labels_of(result))}.")
     summary = summarise(result, arguments.ours, arguments.split)

@@ -184,6 +184,18 @@ def made_sweep(accuracies: dict[str, dict[int, float]], costs: dict[str, int]) -
     return SweepResult(config, runs, 9, {"t/c/plain/seed1": "The loss must stay finite."}, {})
 
 
+def test_tasks_can_be_left_out(suite: Any) -> None:
+    report = suite("report")
+    sweep = made_sweep({"a": {0: 0.5}}, {"a": 100})
+    config = replace(sweep.config, tasks={"natural": ("t", "u")}, sources={"t": "t", "u": "u"}, choose_tasks=())
+    sweep = replace(sweep, config=config, runs=(*sweep.runs, replace(sweep.runs[0], task="u")), num_runs=2)
+    left = report.without_tasks(sweep, ["u"])
+    assert [run.task for run in left.runs] == list(left.config.sources) == ["t"]
+    assert left.num_runs == 1
+    with pytest.raises(ValueError, match=r"The sweep has no task 'v'. It has: t, u"):
+        report.without_tasks(sweep, ["v"])
+
+
 def test_ranks_are_among_the_methods_that_have_all_runs(suite: Any) -> None:
     report = suite("report")
     found = {"a": {0: 0.5, 1: 0.5}, "b": {0: 0.6, 1: 0.4}, "c": {0: 0.9}}
