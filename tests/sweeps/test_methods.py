@@ -138,13 +138,25 @@ def test_a_lora_can_start_along_the_gradient(placement: Placement, config: RunCo
     assert all(torch.equal(directions[site], expected[site]) for site in directions)
 
 
-def test_uniform_lora_can_start_along_the_gradient_too(config: RunConfig, tmp_path: Path) -> None:
-    settings = replace(config, method="lora-qv", budget=None, rank=2, lora_start="gradient")
+@pytest.mark.parametrize(
+    ("method", "operations"),
+    [("lora-qv", {"q", "v"}), ("lora-stored", {"qkv", "proj", "fc1", "fc2"})],
+)
+def test_uniform_lora_can_start_along_the_gradient_too(
+    method: Method, operations: set[str], config: RunConfig, tmp_path: Path
+) -> None:
+    settings = replace(config, method=method, budget=None, rank=2, lora_start="gradient")
     folder = RunFolder.open(tmp_path, settings)
     run(folder)
     allocation = Allocation.load(folder.allocation)
-    assert {allocation.site(name).operation for name in allocation.structured} == {"q", "v"}
+    assert {allocation.site(name).operation for name in allocation.structured} == operations
     assert load_file(folder.lora_start).keys() == set(allocation.structured)
+
+
+def test_scores_are_shared_only_by_methods_that_see_the_model_alike(config: RunConfig) -> None:
+    methods: tuple[Method, ...] = ("lora-stored", "lora", "lora-qv")
+    fused, split, qv = (replace(config, method=each, budget=None, lora_start="gradient") for each in methods)
+    assert scores_key(fused) != scores_key(split) == scores_key(qv)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +165,7 @@ def test_uniform_lora_can_start_along_the_gradient_too(config: RunConfig, tmp_pa
         ({"method": "sparse", "placement": "knapsack"}, "`placement` belongs to the method spt-lora, not to sparse"),
         (
             {"method": "adapter", "lora_start": "gradient"},
-            "`lora_start` gradient belongs to the methods spt-lora, lora, lora-qv, random-lora, not to adapter",
+            "`lora_start` gradient belongs to the methods spt-lora, lora, lora-stored, lora-qv, random-lora, not to ad",
         ),
         ({"placement": "knapsack", "tau": 50}, "The placement knapsack spends a `budget`; it has no `tau`. Got 50"),
         ({"max_train": 5, "shots": 2}, "Give `max_train` or `shots`, not both. Got 5 and 2"),

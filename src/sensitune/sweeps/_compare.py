@@ -13,7 +13,7 @@ from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
 from sensitune.sweeps._config import BUDGETED_METHODS, Method, RunConfig
 from sensitune.sweeps._folder import RunFolder
-from sensitune.sweeps._methods import METHODS, criterion_of, needs_sensitivity
+from sensitune.sweeps._methods import METHODS, criterion_of, needs_sensitivity, scoring_method
 from sensitune.sweeps._presets import PresetName, with_preset
 from sensitune.sweeps._reporter import Reporter, Silent
 from sensitune.sweeps._stages import run, run_allocate
@@ -103,4 +103,5 @@ def _share_sensitivity(folder: RunFolder, root: Path) -> None:
 
 def _has_what_it_takes(estimated: RunConfig, wanted: RunConfig) -> bool:
     """Whether one run's scores do for another that differs in its method alone."""
-    return criterion_of(estimated) == criterion_of(wanted) and (estimated.needs_gradients or not wanted.needs_gradients)
+    alike = criterion_of(estimated) == criterion_of(wanted) and scoring_method(estimated) == scoring_method(wanted)
+    return alike and (estimated.needs_gradients or not wanted.needs_gradients)

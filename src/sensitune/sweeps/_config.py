@@ -54,7 +54,7 @@ BUDGETED_METHODS: tuple[Method, ...] = (
     "magnitude",
     "neurons",
 )
-GRADIENT_START_METHODS: tuple[Method, ...] = ("spt-lora", "lora", "lora-qv", "random-lora")
+GRADIENT_START_METHODS: tuple[Method, ...] = ("spt-lora", "lora", "lora-stored", "lora-qv", "random-lora")
 RANKING_METHODS: tuple[Method, ...] = ("spt-lora", "spt-adapter", "sparse")
 
 

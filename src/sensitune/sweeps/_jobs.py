@@ -14,7 +14,7 @@ from sensitune.errors import NonFiniteError, SensituneError
 from sensitune.sensitivity import Sensitivity
 from sensitune.sweeps._config import RunConfig
 from sensitune.sweeps._folder import RunFolder, check_finished
-from sensitune.sweeps._methods import criterion_of, needs_sensitivity
+from sensitune.sweeps._methods import criterion_of, needs_sensitivity, scoring_method
 from sensitune.sweeps._stages import run_allocate, run_evaluate, run_sensitivity, run_train
 from sensitune.training import read_result
 
@@ -132,7 +132,7 @@ def _shared_scores(job: Job) -> Sensitivity:
 
 def _scoring_config(config: RunConfig) -> RunConfig:
     """Only what the scores depend on, so that methods, budgets and recipes share them."""
-    plain = RunConfig(config.model, config.data)
+    plain = RunConfig(config.model, config.data, scoring_method(config))
     kept = {name: getattr(config, name) for name in _OF_THE_SCORES if name != "seed"}
     start: Literal["random", "gradient"] = "gradient" if config.needs_gradients else "random"
     recipe = replace(plain.recipe, seed=config.seed)

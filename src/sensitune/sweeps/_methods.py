@@ -32,7 +32,7 @@ class MethodInfo:
         label: What a reader calls it.
         needs_sensitivity: Whether it looks at the scores.
         place: (settings, outline, sensitivity or None) -> allocation.
-        outline: How a method that needs no scores sees the model.
+        outline: How it sees the model.
         criterion: What it ranks by, where that is part of the method; None = what the settings say.
     """
 
@@ -157,6 +157,12 @@ METHODS: Mapping[Method, MethodInfo] = {
 def needs_sensitivity(config: RunConfig) -> bool:
     """Whether a run takes the first stage: for its placement, or for where its LoRAs start."""
     return METHODS[config.method].needs_sensitivity or config.needs_gradients
+
+
+def scoring_method(config: RunConfig) -> Method:
+    """The method, or spt-lora where its scores are the same because both see the model alike."""
+    sees_otherwise = METHODS[config.method].outline is not outline_model
+    return config.method if needs_sensitivity(config) and sees_otherwise else "spt-lora"
 
 
 def criterion_of(config: RunConfig) -> CriterionName:

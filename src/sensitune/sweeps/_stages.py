@@ -20,7 +20,7 @@ from sensitune.errors import DataError, RunFolderError
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
 from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._ingredients import build_backbone, build_card, build_data, build_transform
-from sensitune.sweeps._methods import METHODS, criterion_of, needs_sensitivity
+from sensitune.sweeps._methods import METHODS, criterion_of, needs_sensitivity, scoring_method
 from sensitune.sweeps._reporter import Reporter, Silent, report_training
 from sensitune.training import (
     Evaluation,
@@ -80,6 +80,7 @@ def run_sensitivity(folder: RunFolder, *, reporter: Reporter | None = None) -> S
         first(),
         num_batches=num_batches,
         criterion=criterion_of(config),
+        sites=METHODS[scoring_method(config)].outline(backbone.model),
         micro_batch_size=settings.micro_batch_size,
         keep_gradients=config.needs_gradients,
         dropout=settings.drop_path > 0,
