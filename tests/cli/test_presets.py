@@ -14,10 +14,24 @@ def settings_of(*options: str, output: Path) -> RunConfig:
     return parse_run([*required, *options, "--output", str(output)], command="run", description="").config
 
 
-def test_the_published_settings_are_the_default(tmp_path: Path) -> None:
+def test_what_did_best_is_the_default_of_a_new_run(tmp_path: Path) -> None:
     plain = settings_of(output=tmp_path / "plain")
-    assert plain == settings_of("--preset", "paper", output=tmp_path / "paper")
-    assert plain == with_preset(RunConfig("m", "d"), "paper")
+    assert (
+        plain == settings_of("--preset", "best", output=tmp_path / "best") == with_preset(RunConfig("m", "d"), "best")
+    )
+    # ... and of no other method, whose settings it is not.
+    assert settings_of("--method", "sparse", output=tmp_path / "sparse") == RunConfig("m", "d", "sparse")
+
+
+def test_the_published_settings_can_be_had(tmp_path: Path) -> None:
+    assert settings_of("--preset", "paper", output=tmp_path / "paper") == RunConfig("m", "d")
+
+
+def test_settings_in_a_file_are_meant_as_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "paper.yaml"
+    path.write_text("model: m\ndata: d\n", encoding="utf-8")
+    assert settings_of("--config", str(path), output=tmp_path / "run") == RunConfig("m", "d")
+    assert settings_of(output=tmp_path / "run") == RunConfig("m", "d")
 
 
 def test_a_preset_sets_its_settings_and_the_command_line_overrides_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from sensitune.sweeps import PRESETS, DeviceName, PresetName, RunConfig, RunFolder, with_preset
+from sensitune.sweeps import DEFAULT_PRESET, PRESETS, DeviceName, PresetName, RunConfig, RunFolder, with_preset
 
 T = TypeVar("T")
 
@@ -23,8 +23,8 @@ class RunArguments:
     output: Path | None = None
     """Run folder; made if it is missing, gone on with if it is there. Default: runs/DATA-METHOD."""
     preset: PresetName | None = None
-    """Settings of spt-lora by name: paper, the published ones (the default), or best, what did best in our own
-    ablation; other options override it."""
+    """Settings of spt-lora by name: best, what did best in our own tests (the default, unless there is a file with
+    settings), or paper, the published ones; other options override it."""
     config: Path | None = None
     """YAML file with settings, such as another run's run.yaml; options on the command line override it."""
 
@@ -52,7 +52,8 @@ def parse_run(arguments: Sequence[str], *, command: str, description: str) -> Ru
     """The run folder that a command line means, made if it is missing.
 
     Settings come, from weak to strong, from the defaults, from the ``run.yaml`` of an existing folder or the file of
-    ``--config``, from ``--preset``, and from the command line.
+    ``--config``, from ``--preset``, and from the command line. A file's settings are meant as they stand: only a run
+    that starts without one takes the default preset.
 
     Args:
         arguments: What follows the command.
@@ -67,17 +68,17 @@ def parse_run(arguments: Sequence[str], *, command: str, description: str) -> Ru
         args=list(arguments),
         prog=f"sensitune {command}",
         description=description,
-        # Without a default the parser asks for the model and the data.
-        default=_default_arguments(arguments) or tyro.MISSING_NONPROP,
+        default=_default_arguments(arguments),
     )
     return RunFolder.open(parsed.folder, parsed.settings)
 
 
-def _default_arguments(arguments: Sequence[str]) -> RunArguments | None:
+def _default_arguments(arguments: Sequence[str]) -> RunArguments:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--output", type=Path)
     first.add_argument("--preset")
+    first.add_argument("--method", default="spt-lora")
     known, _ = first.parse_known_args(list(arguments))
     output, config = known.output, known.config
     preset = known.preset if known.preset in PRESETS else None  # the parser proper refuses any other
@@ -85,10 +86,10 @@ def _default_arguments(arguments: Sequence[str]) -> RunArguments | None:
         settings = RunConfig.from_yaml(config)
     elif output is not None and (output / "run.yaml").exists():
         settings = RunFolder.load(output).config
-    elif preset is not None:
-        settings = RunConfig(tyro.MISSING, tyro.MISSING)
     else:
-        return None
+        settings = RunConfig(tyro.MISSING, tyro.MISSING)
+        if preset is None and known.method == "spt-lora":
+            preset = DEFAULT_PRESET
     if preset is not None:
         settings = with_preset(settings, preset)
     return RunArguments(settings, output=output, preset=preset, config=config)

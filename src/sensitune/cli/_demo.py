@@ -53,7 +53,7 @@ def demo(*, output: Path = Path("runs/demo"), device: DeviceName = "auto") -> No
     settings = replace(SETTINGS, device=device)
     console.print(_introduction(settings))
     with reporting(console, always=True) as reporter:
-        compared = compare(settings, output, uniform_rank=UNIFORM_RANK, preset="best", reporter=reporter)
+        compared = compare(settings, output, uniform_rank=UNIFORM_RANK, reporter=reporter)
     spt = next(one for one in compared if one.folder.config.method == "spt-lora")
     _show_report(console, compared, spt, output)
     merged = merge(spt.folder.training.adapter, output / "spt-lora-merged.safetensors")

@@ -14,7 +14,7 @@ from sensitune.errors import ArgumentError
 from sensitune.sweeps._config import BUDGETED_METHODS, Method, RunConfig
 from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._methods import METHODS, criterion_of, needs_sensitivity, scoring_method
-from sensitune.sweeps._presets import PresetName, with_preset
+from sensitune.sweeps._presets import DEFAULT_PRESET, PresetName, with_preset
 from sensitune.sweeps._reporter import Reporter, Silent
 from sensitune.sweeps._stages import run, run_allocate
 from sensitune.training import TrainingResult
@@ -45,7 +45,7 @@ def compare(
     *,
     methods: Sequence[Method] = DEFAULT_METHODS,
     uniform_rank: int | None = None,
-    preset: PresetName = "paper",
+    preset: PresetName = DEFAULT_PRESET,
     reporter: Reporter | None = None,
 ) -> list[ComparedRun]:
     """Run several methods at the cost of the uniform LoRA, each in a run folder of its own under `path`.

@@ -10,6 +10,9 @@ from typing import Any, Final, Literal
 from sensitune.sweeps._config import RunConfig
 
 PresetName = Literal["paper", "best"]
+DEFAULT_PRESET: Final[PresetName] = "best"
+"""What the command line and `compare` take: what the accuracy suite supports on validation images (docs/accuracy.md).
+The fields of `RunConfig` by themselves default to the published values."""
 
 _THRESHOLDS = {"placement": "threshold", "alpha": 10.0, "beta": 5.0}
 
