@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import rich.console
@@ -213,6 +214,22 @@ def test_the_terminal_shows_a_line_per_task() -> None:
     assert lines["dsprites_ori"] == ["25.0", "±", "7.1", "–"]
     assert lines["mean"] == ["60.3", "±", "0.5", "76.4"]
     assert lines["trainable"] == ["412,345", "–"]
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_many_methods_have_a_line_each_on_the_terminal(width: int) -> None:
+    console = rich.console.Console(file=io.StringIO(), width=width)
+    many = [replace(row(trainable_params=412_345), label=f"method{index}") for index in range(20)]
+    console.print(table(*many))
+    drawn = console.file.getvalue()
+    assert "…" not in drawn
+    first, *lines = (line.split() for line in drawn.splitlines() if line.strip())
+    headings = {name for name in (*first, *lines[0]) if name in TASKS}
+    assert headings == (set(TASKS) if width == 200 else set())
+    assert ("too narrow" in " ".join(drawn.split())) == (width == 80)
+    for index in range(20):
+        cells = next(line for line in lines if line[0] == f"method{index}")
+        assert cells[-4:] == ["60.3", "±", "0.5", "412,345"]
 
 
 def test_per_cent_is_refused_where_a_fraction_is_meant() -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sensitune.errors import ArgumentError
 from sensitune.report._table import _markdown_line
 
 if TYPE_CHECKING:
+    import rich.console
     import rich.table
 
 _MEAN = "mean"
@@ -208,22 +209,46 @@ class TaskTable:
             ]
         )
 
-    def __rich__(self) -> rich.table.Table:
-        """The table for a terminal, with a line per task: 24 columns fit on none."""
+    def __rich_console__(self, console: rich.console.Console, options: rich.console.ConsoleOptions) -> Iterator[Any]:
+        """The table for a terminal: a line per task, as 24 columns fit on none.
+
+        Where there are more methods than fit, a line per method, without the single tasks if it must be.
+
+        Yields:
+            The table in the first form that fits, else in the last.
+        """
+        from rich.measure import Measurement
+
+        unlimited = options.update_width(10_000)  # a measurement never exceeds its limit
+        means = len(self.tasks)
+        by_method, means_by_method = (
+            [[row.label, *self._texts(row)[first:], *self._params(row)] for row in self.rows] for first in (0, means)
+        )
+        last = ["trainable"] if self._has_params else []
+        headings = ["", *self._headings, *last]
+        by_task = [list(line) for line in zip(headings, *by_method, strict=True)]
+        ends = {means, len(self._headings)}
+        drawn = self._draw(by_task, caption=self.caption, ends=ends)
+        if Measurement.get(console, unlimited, drawn).minimum > options.max_width:
+            drawn = self._draw([headings, *by_method], caption=self.caption)
+        if Measurement.get(console, unlimited, drawn).minimum > options.max_width:
+            said = f"{self.caption} Without the single tasks, for which this terminal is too narrow."
+            drawn = self._draw([["", *headings[means + 1 :]], *means_by_method], caption=said)
+        yield drawn
+
+    def _draw(self, lines: Sequence[Sequence[str]], *, caption: str, ends: Collection[int] = ()) -> rich.table.Table:
+        """Lines of cells, the headings first; a rule follows the lines of `ends`. Only names may be broken."""
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        drawn = RichTable(title=self.title, caption=self.caption, box=box.SIMPLE_HEAD, pad_edge=False)
+        drawn = RichTable(title=self.title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
         drawn.title_style, drawn.title_justify, drawn.caption_justify = "bold", "left", "left"
-        for index, heading in enumerate(["", *(row.label for row in self.rows)]):
-            drawn.add_column(Text(heading), justify="right" if index else "left")
-        columns = list(zip(*map(self._texts, self.rows), strict=True))
-        ends = {len(self.tasks) - 1, len(columns) - 1}
-        for index, (heading, cells) in enumerate(zip(self._headings, columns, strict=True)):
-            drawn.add_row(Text(heading), *map(Text, cells), end_section=index in ends)
-        if self._has_params:
-            drawn.add_row(Text("trainable"), *(Text(*self._params(row)) for row in self.rows))
+        for index, (heading, *cells) in enumerate(zip(*lines, strict=True)):
+            width = max(map(len, cells), default=0) if index else None
+            drawn.add_column(Text(heading), justify="right" if index else "left", min_width=width)
+        for index, line in enumerate(lines[1:], start=1):
+            drawn.add_row(*map(Text, line), end_section=index in ends)
         return drawn
 
     @property
