@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sensitune.cli._arguments import parse_run
-from sensitune.sweeps import PRESETS, RunConfig, with_preset
+from sensitune.errors import ArgumentError
+from sensitune.sweeps import PRESETS, Method, RunConfig, with_preset
 
 
 def settings_of(*options: str, output: Path) -> RunConfig:
@@ -19,8 +20,22 @@ def test_what_did_best_is_the_default_of_a_new_run(tmp_path: Path) -> None:
     assert (
         plain == settings_of("--preset", "best", output=tmp_path / "best") == with_preset(RunConfig("m", "d"), "best")
     )
-    # ... and of no other method, whose settings it is not.
-    assert settings_of("--method", "sparse", output=tmp_path / "sparse") == RunConfig("m", "d", "sparse")
+
+
+@pytest.mark.parametrize("method", ["sparse", "spt-adapter"])
+def test_a_method_without_loras_takes_what_concerns_it(method: Method, tmp_path: Path) -> None:
+    plain = RunConfig("m", "d", method)
+    best = replace(plain, recipe=replace(plain.recipe, in_place_rate=0.1))
+    assert settings_of("--method", method, output=tmp_path / "default") == best
+    assert settings_of("--method", method, "--preset", "best", output=tmp_path / "best") == best
+    assert settings_of("--preset", "paper", "--method", method, output=tmp_path / "paper") == plain
+
+
+@pytest.mark.parametrize("method", ["lora", "head", "random-sparse"])
+def test_a_method_that_is_not_spt_has_no_preset(method: Method, tmp_path: Path) -> None:
+    assert settings_of("--method", method, output=tmp_path / "plain") == RunConfig("m", "d", method)
+    with pytest.raises(ArgumentError, match=f"`preset` belongs to the methods spt-lora.* not to {method}"):
+        settings_of("--method", method, "--preset", "paper", output=tmp_path / "refused")
 
 
 def test_the_published_settings_can_be_had(tmp_path: Path) -> None:

@@ -10,7 +10,17 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from sensitune.sweeps import DEFAULT_PRESET, PRESETS, DeviceName, PresetName, RunConfig, RunFolder, with_preset
+from sensitune.sweeps import (
+    DEFAULT_PRESET,
+    METHODS,
+    PRESETS,
+    SPT_METHODS,
+    DeviceName,
+    PresetName,
+    RunConfig,
+    RunFolder,
+    with_preset,
+)
 
 T = TypeVar("T")
 
@@ -23,7 +33,7 @@ class RunArguments:
     output: Path | None = None
     """Run folder; made if it is missing, gone on with if it is there. Default: runs/DATA-METHOD."""
     preset: PresetName | None = None
-    """Settings of spt-lora by name: best, what did best in our own tests (the default, unless there is a file with
+    """Settings of SPT's methods by name: best, what did best in our own tests (the default, unless there is a file with
     settings), or paper, the published ones; other options override it."""
     config: Path | None = None
     """YAML file with settings, such as another run's run.yaml; options on the command line override it."""
@@ -78,7 +88,7 @@ def _default_arguments(arguments: Sequence[str]) -> RunArguments:
     first.add_argument("--config", type=Path)
     first.add_argument("--output", type=Path)
     first.add_argument("--preset")
-    first.add_argument("--method", default="spt-lora")
+    first.add_argument("--method")
     known, _ = first.parse_known_args(list(arguments))
     output, config = known.output, known.config
     preset = known.preset if known.preset in PRESETS else None  # the parser proper refuses any other
@@ -88,9 +98,11 @@ def _default_arguments(arguments: Sequence[str]) -> RunArguments:
         settings = RunFolder.load(output).config
     else:
         settings = RunConfig(tyro.MISSING, tyro.MISSING)
-        if preset is None and known.method == "spt-lora":
+        if preset is None and known.method in (None, *SPT_METHODS):
             preset = DEFAULT_PRESET
     if preset is not None:
+        if known.method in METHODS:  # else the parser proper refuses it
+            settings = replace(settings, method=known.method)
         settings = with_preset(settings, preset)
     return RunArguments(settings, output=output, preset=preset, config=config)
 

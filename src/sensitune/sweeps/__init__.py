@@ -19,7 +19,14 @@ Example:
 """
 
 from sensitune.sweeps._compare import DEFAULT_METHODS, ComparedRun, compare
-from sensitune.sweeps._config import DEFAULT_BUDGET, DeviceName, Method, RunConfig, SensitivitySettings
+from sensitune.sweeps._config import (
+    DEFAULT_BUDGET,
+    SPT_METHODS,
+    DeviceName,
+    Method,
+    RunConfig,
+    SensitivitySettings,
+)
 from sensitune.sweeps._engines import EngineName, EngineSettings
 from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._ingredients import backbone_spec, build_data
@@ -38,6 +45,7 @@ __all__ = [
     "DEFAULT_PRESET",
     "METHODS",
     "PRESETS",
+    "SPT_METHODS",
     "ComparedRun",
     "DeviceName",
     "EngineName",

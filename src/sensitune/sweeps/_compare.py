@@ -11,7 +11,7 @@ from pathlib import Path
 from sensitune._files import atomic_write
 from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
-from sensitune.sweeps._config import BUDGETED_METHODS, Method, RunConfig
+from sensitune.sweeps._config import BUDGETED_METHODS, SPT_METHODS, Method, RunConfig
 from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._methods import METHODS, criterion_of, needs_sensitivity, scoring_method
 from sensitune.sweeps._presets import DEFAULT_PRESET, PresetName, with_preset
@@ -58,7 +58,7 @@ def compare(
         path: Where the run folders go, one per method and named after it.
         methods: The methods, in the order of the result.
         uniform_rank: Rank of the uniform methods; None is the config's rank.
-        preset: Settings of spt-lora alone, over those of the config.
+        preset: Settings of SPT's methods alone, over those of the config.
         reporter: Is told where it stands.
 
     Returns:
@@ -80,7 +80,7 @@ def compare(
     compared = []
     for method in methods:
         settings = replace(budgeted if method in BUDGETED_METHODS else uniform, method=method)
-        if method == "spt-lora":
+        if method in SPT_METHODS:
             settings = with_preset(settings, preset)
         folder = RunFolder.open(root / method, settings)
         reporter.stage(METHODS[method].label)

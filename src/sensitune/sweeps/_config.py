@@ -55,7 +55,7 @@ BUDGETED_METHODS: tuple[Method, ...] = (
     "neurons",
 )
 GRADIENT_START_METHODS: tuple[Method, ...] = ("spt-lora", "lora", "lora-stored", "lora-qv", "random-lora")
-RANKING_METHODS: tuple[Method, ...] = ("spt-lora", "spt-adapter", "sparse")
+SPT_METHODS: tuple[Method, ...] = ("spt-lora", "spt-adapter", "sparse")
 
 
 @dataclass(frozen=True)

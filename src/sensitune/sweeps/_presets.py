@@ -1,4 +1,4 @@
-"""Settings of SPT-LoRA by name: the published ones, and those that did best in our own ablation."""
+"""Settings of SPT by name: the published ones, and those that did best in our own ablation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from sensitune.sweeps._config import RunConfig
+from sensitune.errors import ArgumentError
+from sensitune.sweeps._config import GRADIENT_START_METHODS, SPT_METHODS, RunConfig
 
 PresetName = Literal["paper", "best"]
 DEFAULT_PRESET: Final[PresetName] = "best"
@@ -24,7 +25,7 @@ PRESETS: Final[Mapping[PresetName, Mapping[str, Any]]] = MappingProxyType(
         "best": MappingProxyType(_THRESHOLDS | {"lora_start": "gradient", "recipe": {"in_place_rate": 0.1}}),
     }
 )
-"""Preset -> settings of a run; what it does not name is left alone."""
+"""Preset -> settings of a run; what it does not name is left alone, and only LoRAs have a `lora_start`."""
 
 
 def with_preset(config: RunConfig, preset: PresetName) -> RunConfig:
@@ -38,7 +39,13 @@ def with_preset(config: RunConfig, preset: PresetName) -> RunConfig:
         New settings.
 
     Raises:
-        ArgumentError: If the preset does not go with the method.
+        ArgumentError: If the method is none of SPT's.
     """
+    if config.method not in SPT_METHODS:
+        raise ArgumentError(
+            f"`preset` belongs to the methods {', '.join(SPT_METHODS)}, not to {config.method}. Leave it out."
+        )
     settings = dict(PRESETS[preset])
+    if config.method not in GRADIENT_START_METHODS:
+        del settings["lora_start"]
     return replace(config, **settings | {"recipe": replace(config.recipe, **settings["recipe"])})
