@@ -1,4 +1,4 @@
-"""Two figures from the numbers that `report.py` wrote: every method against one, with its interval.
+"""A figure of the numbers that `report.py` wrote: every method against one, with its interval.
 
 python benchmarks/accuracy/figures.py benchmarks/results/accuracy_cpu.json --output docs/images/accuracy_methods
 """
