@@ -194,8 +194,8 @@ def _by_group(found: Accuracies, tasks: tuple[str, ...]) -> dict[str, Any] | Non
 def _rounded(values: list[float]) -> dict[str, Any]:
     mean, error = mean_and_error(values)
     return {
-        "mean": round(100 * mean, 2),
-        "error": None if error is None else round(100 * error, 2),
+        "mean": round(100 * mean, 4),  # shown with one digit: rounding twice would show another
+        "error": None if error is None else round(100 * error, 4),
         "seeds": len(values),
     }
 

@@ -22,13 +22,14 @@ def test_what_did_best_is_the_default_of_a_new_run(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["sparse", "spt-adapter"])
-def test_a_method_without_loras_takes_what_concerns_it(method: Method, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "default"), [("sparse", "paper"), ("spt-adapter", "best")])
+def test_a_method_without_loras_takes_what_concerns_it(method: Method, default: str, tmp_path: Path) -> None:
     plain = RunConfig("m", "d", method)
     best = replace(plain, recipe=replace(plain.recipe, in_place_rate=0.1))
-    assert settings_of("--method", method, output=tmp_path / "default") == best
     assert settings_of("--method", method, "--preset", "best", output=tmp_path / "best") == best
     assert settings_of("--preset", "paper", "--method", method, output=tmp_path / "paper") == plain
+    expected = best if default == "best" else plain
+    assert settings_of("--method", method, output=tmp_path / "default") == expected
 
 
 @pytest.mark.parametrize("method", ["lora", "head", "random-sparse"])

@@ -194,6 +194,11 @@ def test_a_preset_is_for_the_methods_of_spt_alone_in_a_comparison(config: RunCon
     assert (sparse.gradients is None, spt.gradients is None) == (True, False)
 
 
+def test_a_comparison_takes_each_methods_default_preset(config: RunConfig, tmp_path: Path) -> None:
+    compared = compare(config, tmp_path, methods=("sparse", "spt-lora"), uniform_rank=1)
+    assert [one.folder.config.recipe.in_place_rate for one in compared] == [1.0, 0.1]
+
+
 def test_a_comparison_names_every_method_once(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"`methods` must name at least one method, and each once\. Got head, head"):
         compare(config, tmp_path, methods=("head", "head"))

@@ -11,10 +11,9 @@ from typing import Annotated, TypeVar
 import tyro
 
 from sensitune.sweeps import (
-    DEFAULT_PRESET,
+    DEFAULT_PRESETS,
     METHODS,
     PRESETS,
-    SPT_METHODS,
     DeviceName,
     PresetName,
     RunConfig,
@@ -33,8 +32,9 @@ class RunArguments:
     output: Path | None = None
     """Run folder; made if it is missing, gone on with if it is there. Default: runs/DATA-METHOD."""
     preset: PresetName | None = None
-    """Settings of SPT's methods by name: best, what did best in our own tests (the default, unless there is a file with
-    settings), or paper, the published ones; other options override it."""
+    """Settings of SPT's methods by name: best, with which LoRAs start along the gradient and values tuned in place
+    learn at a tenth of the rate (the default of spt-lora and spt-adapter, unless there is a file with settings), or
+    paper, the published ones; other options override it."""
     config: Path | None = None
     """YAML file with settings, such as another run's run.yaml; options on the command line override it."""
 
@@ -98,8 +98,7 @@ def _default_arguments(arguments: Sequence[str]) -> RunArguments:
         settings = RunFolder.load(output).config
     else:
         settings = RunConfig(tyro.MISSING, tyro.MISSING)
-        if preset is None and known.method in (None, *SPT_METHODS):
-            preset = DEFAULT_PRESET
+        preset = preset or DEFAULT_PRESETS.get(known.method or settings.method)
     if preset is not None:
         if known.method in METHODS:  # else the parser proper refuses it
             settings = replace(settings, method=known.method)

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
 def demo(*, output: Path = Path("runs/demo"), device: DeviceName = "auto") -> None:
     """Tune a saliency-tuned DINOv2 ViT-S/14 on photographs of solar cells, and compare four ways to spend the budget.
 
-    Head only, uniform LoRA, SPT-LoRA and SPT sparse only (preset best), the last three at the same number of trainable
+    Head only, uniform LoRA, SPT-LoRA (preset best) and SPT sparse only, the last three at the same number of trainable
     parameters; one seed. Everything comes from installed packages, nothing is downloaded.
 
     Args:
@@ -80,7 +80,7 @@ def _show_report(console: Console, compared: Sequence[ComparedRun], spt: Compare
     console.print(allocation_table(spt.allocation))
     console.print(comparison_table(rows))
     console.print(
-        "Uniform LoRA, SPT-LoRA and SPT sparse only (preset best) train the same number of parameters. One seed is one "
+        "Uniform LoRA, SPT-LoRA (preset best) and SPT sparse only train the same number of parameters. One seed is one "
         "draw: differences of a point or two between methods mean nothing here. The same photographs are a task of the "
         "accuracy suite, which compares more methods over eleven tasks with intervals: docs/accuracy.md."
     )

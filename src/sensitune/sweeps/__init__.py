@@ -21,7 +21,6 @@ Example:
 from sensitune.sweeps._compare import DEFAULT_METHODS, ComparedRun, compare
 from sensitune.sweeps._config import (
     DEFAULT_BUDGET,
-    SPT_METHODS,
     DeviceName,
     Method,
     RunConfig,
@@ -32,7 +31,7 @@ from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._ingredients import backbone_spec, build_data
 from sensitune.sweeps._jobs import JobOutcome
 from sensitune.sweeps._methods import METHODS, MethodInfo
-from sensitune.sweeps._presets import DEFAULT_PRESET, PRESETS, PresetName, with_preset
+from sensitune.sweeps._presets import DEFAULT_PRESETS, PRESETS, PresetName, with_preset
 from sensitune.sweeps._reporter import Reporter, Silent
 from sensitune.sweeps._stages import run, run_allocate, run_evaluate, run_sensitivity, run_train
 from sensitune.sweeps._sweep import SweepResult, SweepRun, collect, planned_runs, run_sweep
@@ -42,10 +41,9 @@ from sensitune.sweeps._use import Predictions, merge, open_image, predict
 __all__ = [
     "DEFAULT_BUDGET",
     "DEFAULT_METHODS",
-    "DEFAULT_PRESET",
+    "DEFAULT_PRESETS",
     "METHODS",
     "PRESETS",
-    "SPT_METHODS",
     "ComparedRun",
     "DeviceName",
     "EngineName",

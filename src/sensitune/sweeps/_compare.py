@@ -14,7 +14,7 @@ from sensitune.errors import ArgumentError
 from sensitune.sweeps._config import BUDGETED_METHODS, SPT_METHODS, Method, RunConfig
 from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._methods import METHODS, criterion_of, needs_sensitivity, scoring_method
-from sensitune.sweeps._presets import DEFAULT_PRESET, PresetName, with_preset
+from sensitune.sweeps._presets import DEFAULT_PRESETS, PresetName, with_preset
 from sensitune.sweeps._reporter import Reporter, Silent
 from sensitune.sweeps._stages import run, run_allocate
 from sensitune.training import TrainingResult
@@ -45,7 +45,7 @@ def compare(
     *,
     methods: Sequence[Method] = DEFAULT_METHODS,
     uniform_rank: int | None = None,
-    preset: PresetName = DEFAULT_PRESET,
+    preset: PresetName | None = None,
     reporter: Reporter | None = None,
 ) -> list[ComparedRun]:
     """Run several methods at the cost of the uniform LoRA, each in a run folder of its own under `path`.
@@ -58,7 +58,8 @@ def compare(
         path: Where the run folders go, one per method and named after it.
         methods: The methods, in the order of the result.
         uniform_rank: Rank of the uniform methods; None is the config's rank.
-        preset: Settings of SPT's methods alone, over those of the config.
+        preset: Settings of SPT's methods alone, over those of the config; None is each method's default, which is
+            best for spt-lora and spt-adapter, and the config as it stands for the others.
         reporter: Is told where it stands.
 
     Returns:
@@ -80,8 +81,8 @@ def compare(
     compared = []
     for method in methods:
         settings = replace(budgeted if method in BUDGETED_METHODS else uniform, method=method)
-        if method in SPT_METHODS:
-            settings = with_preset(settings, preset)
+        if chosen := (preset if method in SPT_METHODS else None) or DEFAULT_PRESETS.get(method):
+            settings = with_preset(settings, chosen)
         folder = RunFolder.open(root / method, settings)
         reporter.stage(METHODS[method].label)
         _share_sensitivity(folder, root)

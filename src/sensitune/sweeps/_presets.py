@@ -1,4 +1,4 @@
-"""Settings of SPT by name: the published ones, and those that did best in our own ablation."""
+"""Settings of SPT by name: the published ones, and those that the accuracy suite supports."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from sensitune.errors import ArgumentError
-from sensitune.sweeps._config import GRADIENT_START_METHODS, SPT_METHODS, RunConfig
+from sensitune.sweeps._config import GRADIENT_START_METHODS, SPT_METHODS, Method, RunConfig
 
 PresetName = Literal["paper", "best"]
-DEFAULT_PRESET: Final[PresetName] = "best"
-"""What the command line and `compare` take: what the accuracy suite supports on validation images (docs/accuracy.md).
-The fields of `RunConfig` by themselves default to the published values."""
+DEFAULT_PRESETS: Final[Mapping[Method, PresetName]] = MappingProxyType({"spt-lora": "best", "spt-adapter": "best"})
+"""Method -> what the command line and `compare` take: what the accuracy suite supports on validation images at every
+learning rate tried (docs/accuracy.md). Sparse values alone gain from it only at high ones, so they take none. The
+fields of `RunConfig` by themselves default to the published values."""
 
 _THRESHOLDS = {"placement": "threshold", "alpha": 10.0, "beta": 5.0}
 
