@@ -41,7 +41,7 @@ bench: install  ## measure time and memory against PEFT's methods, into benchmar
 	done
 
 # The accuracy suite in resumable pieces: interrupt it at will, the same command goes on.
-bench-accuracy: install  ## methods at equal budgets on eleven small tasks (4 hours on 2 CPU cores; needs apt-get and npm)
+bench-accuracy: install  ## methods at one budget on eleven small tasks (4 hours on 2 CPU cores; needs apt-get and npm)
 	$(BIN)/python benchmarks/accuracy/prepare.py
 	TIMM_FUSED_ATTN=0 $(BIN)/sensitune sweep benchmarks/accuracy/cpu.yaml --output runs/accuracy/cpu --workers 2
 	TIMM_FUSED_ATTN=0 $(BIN)/python benchmarks/accuracy/adapter_plus.py benchmarks/accuracy/cpu.yaml \
