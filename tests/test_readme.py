@@ -25,7 +25,12 @@ def test_the_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> N
     assert type(names["merged"]).__name__ == "VisionTransformer"
 
 
-def test_every_file_the_readme_links_to_exists() -> None:
+def test_every_place_the_readme_links_to_exists() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
     assert links
-    assert not [link for link in links if not (Path(__file__).parents[1] / link).exists()]
+    for link in links:
+        name, _, section = link.partition("#")
+        path = Path(__file__).parents[1] / name
+        assert path.exists(), link
+        headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE) if section else []
+        assert not section or section in [heading.lower().replace(" ", "-") for heading in headings], link
