@@ -19,13 +19,7 @@ Example:
 """
 
 from sensitune.sweeps._compare import DEFAULT_METHODS, ComparedRun, compare
-from sensitune.sweeps._config import (
-    DEFAULT_BUDGET,
-    DeviceName,
-    Method,
-    RunConfig,
-    SensitivitySettings,
-)
+from sensitune.sweeps._config import DEFAULT_BUDGET, DeviceName, Method, RunConfig, SensitivitySettings
 from sensitune.sweeps._engines import EngineName, EngineSettings
 from sensitune.sweeps._folder import RunFolder
 from sensitune.sweeps._ingredients import backbone_spec, build_data

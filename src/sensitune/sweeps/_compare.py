@@ -81,7 +81,7 @@ def compare(
     compared = []
     for method in methods:
         settings = replace(budgeted if method in BUDGETED_METHODS else uniform, method=method)
-        if chosen := (preset if method in SPT_METHODS else None) or DEFAULT_PRESETS.get(method):
+        if method in SPT_METHODS and (chosen := preset or DEFAULT_PRESETS.get(method)):
             settings = with_preset(settings, chosen)
         folder = RunFolder.open(root / method, settings)
         reporter.stage(METHODS[method].label)
