@@ -37,7 +37,7 @@ BENCHMARKS := import_time allocate_speed allocate_scale score_dtype sensitivity_
 bench: install  ## measure time and memory against PEFT's methods, into benchmarks/results (20 minutes)
 	@for name in $(BENCHMARKS); do \
 	  echo "== $$name"; \
-	  $(BIN)/python benchmarks/$$name.py $(BENCH) --output benchmarks/results/$$name.json || exit 1; \
+	  $(BIN)/python benchmarks/speed/$$name.py $(BENCH) --output benchmarks/results/$$name.json || exit 1; \
 	done
 
 # The accuracy suite in resumable pieces: interrupt it at will, the same command goes on.
@@ -51,7 +51,7 @@ bench-accuracy: install  ## methods at one budget on eleven small tasks (4 hours
 	  --output benchmarks/results/accuracy_cpu.json
 
 bench-compare: install  ## hold what `make bench` measured against the committed results and the bars
-	@$(BIN)/python benchmarks/compare.py
+	@$(BIN)/python benchmarks/speed/compare.py
 
 lint: install  ## formatting, lint, types and the import contract
 	$(BIN)/ruff format --check .

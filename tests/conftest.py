@@ -20,6 +20,8 @@ import torch
 
 REPOSITORY = Path(__file__).parents[1]
 
+pytest_plugins = ["small_runs"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:

@@ -38,22 +38,13 @@ from torch.nn import functional
 from sensitune._files import atomic_write
 from sensitune.backbones import Backbone
 from sensitune.errors import ConfigError, NonFiniteError, SensituneError
+from sensitune.runs import RunConfig, RunFolder, build_data
+from sensitune.runs._ingredients import build_backbone, build_transform
 from sensitune.sites import outline_model
-from sensitune.sweeps import (
-    EngineSettings,
-    JobOutcome,
-    RunConfig,
-    RunFolder,
-    SweepConfig,
-    SweepResult,
-    build_data,
-    collect,
-    planned_runs,
-)
-from sensitune.sweeps._engines import run_jobs
-from sensitune.sweeps._ingredients import build_backbone, build_transform
+from sensitune.sweeps import EngineSettings, JobOutcome, SweepConfig, SweepResult, collect, planned_runs
 from sensitune.sweeps._jobs import _DIVERGED, Job
 from sensitune.sweeps._sweep import choosing_jobs, final_jobs
+from sensitune.sweeps.engines._run_jobs import run_jobs
 from sensitune.training import AdapterCard, evaluate, load_weights, read_result, train
 
 LABEL = "Adapter+"

@@ -9,7 +9,7 @@ import pytest
 from sensitune.cli import main
 from sensitune.cli._main import COMMANDS
 from sensitune.errors import RunFolderError
-from sensitune.sweeps import RunConfig
+from sensitune.runs import RunConfig
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

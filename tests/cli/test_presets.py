@@ -7,7 +7,7 @@ import pytest
 
 from sensitune.cli._arguments import parse_run
 from sensitune.errors import ArgumentError
-from sensitune.sweeps import PRESETS, Method, RunConfig, with_preset
+from sensitune.runs import PRESETS, Method, RunConfig, with_preset
 
 
 def settings_of(*options: str, output: Path) -> RunConfig:

@@ -9,18 +9,9 @@ import pytest
 
 from sensitune.cli._main import main
 from sensitune.errors import ArgumentError, RunFolderError
+from sensitune.runs import RunConfig, RunFolder, run, run_evaluate
 from sensitune.sensitivity import Sensitivity
-from sensitune.sweeps import (
-    JobOutcome,
-    RunConfig,
-    RunFolder,
-    SweepConfig,
-    collect,
-    planned_runs,
-    run,
-    run_evaluate,
-    run_sweep,
-)
+from sensitune.sweeps import JobOutcome, SweepConfig, collect, planned_runs, run_sweep
 from sensitune.sweeps._jobs import Job, run_job, scores_key
 from sensitune.sweeps._sweep import choose_settings, choosing_jobs, final_jobs, slug
 from sensitune.training import read_result

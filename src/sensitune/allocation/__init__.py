@@ -29,14 +29,18 @@ Example:
 
 from sensitune.allocation._allocate import allocate
 from sensitune.allocation._allocation import Allocation
-from sensitune.allocation._baselines import random_allocation, random_structured_allocation, uniform_allocation
 from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cost import StructuredType, module_params
 from sensitune.allocation._directions import lora_directions
 from sensitune.allocation._knapsack import knapsack_allocation
-from sensitune.allocation._layerwise import layerwise_allocation
-from sensitune.allocation._neurons import neuron_allocation
 from sensitune.allocation._published import load_published_allocation
+from sensitune.allocation.baselines import (
+    layerwise_allocation,
+    neuron_allocation,
+    random_allocation,
+    random_structured_allocation,
+    uniform_allocation,
+)
 
 __all__ = [
     "Allocation",

@@ -10,7 +10,7 @@ import tyro
 from sensitune.cli._arguments import load_run, parse
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.report import allocation_table
-from sensitune.sweeps import run_allocate
+from sensitune.runs import run_allocate
 
 
 def main(arguments: Sequence[str]) -> None:

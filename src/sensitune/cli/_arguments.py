@@ -10,16 +10,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from sensitune.sweeps import (
-    DEFAULT_PRESETS,
-    METHODS,
-    PRESETS,
-    DeviceName,
-    PresetName,
-    RunConfig,
-    RunFolder,
-    with_preset,
-)
+from sensitune.runs import DEFAULT_PRESETS, METHODS, PRESETS, DeviceName, PresetName, RunConfig, RunFolder, with_preset
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sensitune.sweeps import Reporter, Silent
+from sensitune.runs import Reporter, Silent
 
 
 class BarReporter:

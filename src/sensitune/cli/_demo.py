@@ -14,8 +14,8 @@ from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.cli._run import comparison_row
 from sensitune.report import allocation_table, comparison_table, write_report
+from sensitune.runs import ComparedRun, DeviceName, RunConfig, build_data, compare, merge, open_image, predict
 from sensitune.sensitivity import Sensitivity
-from sensitune.sweeps import ComparedRun, DeviceName, RunConfig, build_data, compare, merge, open_image, predict
 from sensitune.training import AdapterCard, Recipe, predict_probabilities
 
 # All the demo's numbers. On 2 CPU cores the model trains some 36 images a second: 500 images x 6 epochs x 4 methods.

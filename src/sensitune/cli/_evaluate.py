@@ -10,7 +10,7 @@ import tyro
 
 from sensitune.cli._arguments import load_run, parse
 from sensitune.cli._console import make_console, reporting, show_path
-from sensitune.sweeps import DeviceName, run_evaluate
+from sensitune.runs import DeviceName, run_evaluate
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import tyro
 
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, show_path
-from sensitune.sweeps import merge as merge_adapter
+from sensitune.runs import merge as merge_adapter
 
 
 def main(arguments: Sequence[str]) -> None:

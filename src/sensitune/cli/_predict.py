@@ -12,8 +12,8 @@ import tyro
 
 from sensitune._files import atomic_write
 from sensitune.cli._arguments import parse
-from sensitune.sweeps import DeviceName, Predictions
-from sensitune.sweeps import predict as predict_files
+from sensitune.runs import DeviceName, Predictions
+from sensitune.runs import predict as predict_files
 
 
 def main(arguments: Sequence[str]) -> None:

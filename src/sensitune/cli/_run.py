@@ -8,8 +8,8 @@ from sensitune.allocation import Allocation
 from sensitune.cli._arguments import parse_run
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.report import ComparisonRow, allocation_table, comparison_table, write_report
+from sensitune.runs import METHODS, RunFolder, run
 from sensitune.sensitivity import Sensitivity
-from sensitune.sweeps import METHODS, RunFolder, run
 from sensitune.training import TrainingResult
 
 DESCRIPTION = """Tune a pretrained vision model on your own images, under a budget of trainable parameters.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sensitune.cli._arguments import parse_run
 from sensitune.cli._console import make_console, reporting, show_path
-from sensitune.sweeps import run_sensitivity
+from sensitune.runs import run_sensitivity
 
 DESCRIPTION = """Score every parameter of a pretrained model by how much it matters for your images.
 

@@ -14,8 +14,8 @@ from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, show_path
 from sensitune.errors import ArgumentError, SweepError
 from sensitune.report import TableRow, TaskTable
+from sensitune.runs import DeviceName
 from sensitune.sweeps import (
-    DeviceName,
     EngineName,
     EngineSettings,
     JobOutcome,

@@ -12,7 +12,7 @@ from sensitune.cli._arguments import load_run, parse
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.cli._run import comparison_row
 from sensitune.report import comparison_table
-from sensitune.sweeps import DeviceName, run_train
+from sensitune.runs import DeviceName, run_train
 
 
 def main(arguments: Sequence[str]) -> None:

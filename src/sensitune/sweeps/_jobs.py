@@ -11,11 +11,11 @@ from typing import Literal
 
 from sensitune._files import atomic_write
 from sensitune.errors import NonFiniteError, SensituneError
+from sensitune.runs._config import RunConfig
+from sensitune.runs._folder import RunFolder, check_finished
+from sensitune.runs._methods import criterion_of, needs_sensitivity, scoring_method
+from sensitune.runs._stages import run_allocate, run_evaluate, run_sensitivity, run_train
 from sensitune.sensitivity import Sensitivity
-from sensitune.sweeps._config import RunConfig
-from sensitune.sweeps._folder import RunFolder, check_finished
-from sensitune.sweeps._methods import criterion_of, needs_sensitivity, scoring_method
-from sensitune.sweeps._stages import run_allocate, run_evaluate, run_sensitivity, run_train
 from sensitune.training import read_result
 
 _DIVERGED = "diverged.txt"

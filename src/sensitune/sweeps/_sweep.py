@@ -14,10 +14,10 @@ from typing import Any
 
 from sensitune._files import atomic_write
 from sensitune.errors import ArgumentError
-from sensitune.sweeps._engines import EngineSettings, run_jobs
-from sensitune.sweeps._folder import RunFolder
+from sensitune.runs._folder import RunFolder
 from sensitune.sweeps._jobs import Job, JobOutcome, scores_key
 from sensitune.sweeps._sweep_config import Setting, SweepConfig, describe, slug
+from sensitune.sweeps.engines._run_jobs import EngineSettings, run_jobs
 from sensitune.training import AdapterCard, read_result
 
 Choices = Mapping[tuple[str, str], Setting]

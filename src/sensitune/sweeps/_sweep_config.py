@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sensitune.data import FGVC_DATASETS, VTAB_TASKS
 from sensitune.errors import ConfigError
-from sensitune.sweeps._config import RunConfig, read_yaml
+from sensitune.runs._config import RunConfig, read_yaml
 
 ChooseBy = Literal["task", "method"]
 Setting = Mapping[str, Any]

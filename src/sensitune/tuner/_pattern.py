@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-# Fitted by benchmarks/sparse_gradient.py, in units of one element of the box in the dense product: what sampled_addmm
-# costs for every entry, and for every output feature.
+# Fitted by benchmarks/speed/sparse_gradient.py, in units of one element of the box in the dense product: what
+# sampled_addmm costs for every entry, and for every output feature.
 _SAMPLED_ENTRY_COST = 5.1
 _SAMPLED_ROW_COST = 65.0
 _BOX_COLUMNS = 0.5  # share of used columns above which copying them saves too little: the input itself is kept

@@ -1,0 +1,161 @@
+"""A run on disk: its settings, and the names of what its stages write."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sensitune._files import atomic_write
+from sensitune.errors import RunFolderError
+from sensitune.runs._config import RECORDED_KEY, RunConfig, read_yaml
+from sensitune.training import TrainingFolder
+
+_PACKAGES = ("sensitune", "torch", "torchvision", "timm", "peft", "transformers", "accelerate", "datasets")
+# Where a run is computed does not make it another run.
+_FREE_SETTINGS = frozenset({"device", "num_workers"})
+# Nor does it matter to a finished run where its images lie by now.
+_FREE_WHEN_FINISHED = _FREE_SETTINGS | {"root"}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder; make one with `open` or `load`.
+
+    It holds ``run.yaml``, ``sensitivity.safetensors``, ``allocation.safetensors``, ``adapter/``, ``adapter_chosen/``,
+    ``metrics.jsonl``, ``training.json``, ``evaluation.json`` and ``figures/``.
+
+    Attributes:
+        path: The folder.
+        config: The run's settings.
+    """
+
+    path: Path
+    config: RunConfig
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], config: RunConfig) -> RunFolder:
+        """Make a run's folder, or come back to one of the same settings.
+
+        Args:
+            path: The folder.
+            config: The settings. ``device`` and ``num_workers`` may differ from the recorded ones.
+
+        Returns:
+            The run folder.
+
+        Raises:
+            RunFolderError: If the folder holds another run (the differing settings are named) or something else.
+        """
+        folder = cls(Path(path), config)
+        # Another worker may be making the same folder: its temporary files are nobody's content.
+        names = (
+            [] if not folder.path.is_dir() else [e.name for e in folder.path.iterdir() if not e.name.startswith(".")]
+        )
+        if folder.path.is_file() or (names and folder.settings.name not in names):
+            raise RunFolderError(f"{folder.path} is not empty and not a run folder (no run.yaml). Choose another.")
+        if names:
+            _refuse_other_run(folder, _FREE_SETTINGS)
+            return folder
+        with atomic_write(folder.settings) as temporary:
+            values = config.to_dict() | {RECORDED_KEY: _surroundings()}
+            temporary.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Come back to a run.
+
+        Args:
+            path: Its folder.
+
+        Returns:
+            The run folder with the recorded settings.
+
+        Raises:
+            RunFolderError: If it is not a run folder.
+        """
+        settings = Path(path) / "run.yaml"
+        if not settings.is_file():
+            raise RunFolderError(
+                f"{os.fspath(path)} is not a run folder: it has no run.yaml. Start with `sensitune run`."
+            )
+        return cls(Path(path), RunConfig.from_yaml(settings))
+
+    @property
+    def settings(self) -> Path:
+        """Every setting, and the versions it ran with."""
+        return self.path / "run.yaml"
+
+    @property
+    def sensitivity(self) -> Path:
+        """The first stage's result."""
+        return self.path / "sensitivity.safetensors"
+
+    @property
+    def allocation(self) -> Path:
+        """The second stage's result."""
+        return self.path / "allocation.safetensors"
+
+    @property
+    def lora_start(self) -> Path:
+        """Where the LoRAs start, if not at random."""
+        return self.path / "lora_start.safetensors"
+
+    @property
+    def training(self) -> TrainingFolder:
+        """The third stage's results: adapters, metrics, numbers."""
+        return TrainingFolder(self.path)
+
+    @property
+    def evaluation(self) -> Path:
+        """The fourth stage's result."""
+        return self.path / "evaluation.json"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures and tables."""
+        return self.path / "figures"
+
+
+@cache
+def check_finished(folder: RunFolder) -> None:
+    """Make sure that a finished run has the settings it is asked for with; a folder that passed is not read again.
+
+    Args:
+        folder: The run.
+
+    Raises:
+        RunFolderError: If it has other settings than the recorded ones, but for ``device``, ``num_workers``, ``root``.
+    """
+    _refuse_other_run(folder, _FREE_WHEN_FINISHED)
+
+
+def _refuse_other_run(folder: RunFolder, free: frozenset[str]) -> None:
+    recorded, asked = RunConfig.from_dict(read_yaml(folder.settings)).to_dict(), folder.config.to_dict()
+    different = [_difference(name, recorded[name], asked[name]) for name in asked if name not in free]
+    named = [text for text in different if text]
+    if named:
+        raise RunFolderError(
+            f"{folder.path} holds a run with other settings: {', '.join(named)}. "
+            "Choose another folder, or the recorded settings."
+        )
+
+
+def _difference(name: str, recorded: Any, asked: Any) -> str:
+    if recorded == asked:
+        return ""
+    if isinstance(recorded, dict):
+        parts = (_difference(f"{name}.{key}", recorded[key], asked[key]) for key in asked)
+        return ", ".join(part for part in parts if part)
+    return f"`{name}` is {recorded!r}, not {asked!r}"
+
+
+def _surroundings() -> dict[str, Any]:
+    return {"versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}}

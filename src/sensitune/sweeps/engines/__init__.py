@@ -1,0 +1,10 @@
+"""Where the runs of a sweep are computed: in processes on this machine, or on a Ray cluster.
+
+Every engine gets the same jobs, makes one attempt at a time at each, and reports how it ended; a worker that dies has
+its job started again.
+"""
+
+from sensitune.sweeps.engines._attempt import Attempt, EngineName, EngineSettings, RunFunction
+from sensitune.sweeps.engines._run_jobs import run_jobs
+
+__all__ = ["Attempt", "EngineName", "EngineSettings", "RunFunction", "run_jobs"]

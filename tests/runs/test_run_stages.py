@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from sensitune.allocation import Allocation
+from sensitune.backbones import BackboneSpec, load_backbone
+from sensitune.errors import (
+    AdapterFileError,
+    AllocationMismatchError,
+    ArgumentError,
+    DataError,
+    RunFolderError,
+)
+from sensitune.runs import (
+    METHODS,
+    Method,
+    RunConfig,
+    RunFolder,
+    compare,
+    merge,
+    predict,
+    run,
+    run_allocate,
+    run_evaluate,
+    run_sensitivity,
+    run_train,
+)
+from sensitune.sensitivity import Sensitivity
+from sensitune.training import AdapterCard, load_tuned, predict_probabilities, read_result
+
+
+def copied(finished: RunFolder, path: Path) -> RunFolder:
+    shutil.copytree(finished.path, path)
+    return RunFolder.load(path)
+
+
+def test_a_run_folder_holds_every_stage(finished: RunFolder) -> None:
+    assert sorted(path.name for path in finished.path.iterdir()) == [
+        "adapter",
+        "adapter_chosen",
+        "allocation.safetensors",
+        "metrics.jsonl",
+        "run.yaml",
+        "sensitivity.safetensors",
+        "training.json",
+    ]
+
+
+def test_the_run_spends_its_budget_exactly(finished: RunFolder) -> None:
+    allocation = Allocation.load(finished.allocation)
+    result = read_result(finished.path)
+    assert allocation.trainable_params == 9_000
+    assert result is not None
+    assert result.trained_params == 9_000 + allocation.head_params
+
+
+def test_run_yaml_records_settings_and_versions(finished: RunFolder, config: RunConfig) -> None:
+    values = yaml.safe_load(finished.settings.read_text())
+    assert values["recorded"]["versions"].keys() >= {"python", "torch", "timm", "peft", "sensitune"}
+    assert RunFolder.load(finished.path).config == config
+
+
+def test_finished_stages_are_not_computed_again(finished: RunFolder, tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+    run(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
+
+
+def test_a_stage_can_be_rerun_alone_with_the_same_result(finished: RunFolder, tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path / "run")
+    expected = Sensitivity.load(folder.sensitivity), Allocation.load(folder.allocation), read_result(folder.path)
+    folder.sensitivity.unlink()
+    sensitivity = run_sensitivity(folder)
+    assert all(torch.equal(score, expected[0].scores[name]) for name, score in sensitivity.scores.items())
+    folder.allocation.unlink()
+    assert run_allocate(folder).structured == expected[1].structured
+    for left in (folder.training.result, folder.training.metrics):
+        left.unlink()
+    again = run_train(folder)
+    assert expected[2] is not None
+    assert [row.train_loss for row in again.metrics] == [row.train_loss for row in expected[2].metrics]
+
+
+class PullsThePlug:
+    def stage(self, title: str) -> None:
+        pass
+
+    def step(self, done: int, total: int | None, note: str = "") -> None:
+        if done == 5 and "epoch" in note:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(finished: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path / "run", finished.config)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, reporter=PullsThePlug())
+    assert not folder.training.adapter.exists()
+    assert run(folder).resumed_after == 1
+    for adapter in ("adapter", "adapter_chosen"):
+        weights = [load_file(one.path / adapter / "adapter_model.safetensors") for one in (folder, finished)]
+        assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing", "before"),
+    [
+        (run_allocate, "sensitivity", "sensitivity"),
+        (run_train, "allocation", "allocate"),
+        (run_evaluate, "adapter", "train"),
+    ],
+)
+def test_a_stage_names_the_one_it_waits_for(stage, missing, before, config: RunConfig, tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path / "run", config)
+    with pytest.raises(RunFolderError, match=rf"has no {missing}.* yet\. Run the stage before: `sensitune {before} "):
+        stage(folder)
+
+
+def test_a_folder_of_another_configuration_is_refused(finished: RunFolder, config: RunConfig) -> None:
+    other = replace(config, budget=10_000, recipe=replace(config.recipe, seed=1))
+    with pytest.raises(RunFolderError, match=r"`budget` is 9000, not 10000, `recipe\.seed` is 0, not 1\. Choose"):
+        RunFolder.open(finished.path, other)
+
+
+def test_another_device_is_no_other_configuration(finished: RunFolder, config: RunConfig) -> None:
+    assert RunFolder.open(finished.path, replace(config, device="auto", num_workers=1)).config.num_workers == 1
+
+
+def test_a_folder_of_something_else_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("three years of work")
+    with pytest.raises(RunFolderError, match="is not empty and not a run folder"):
+        RunFolder.open(tmp_path, config)
+    with pytest.raises(RunFolderError, match="is not a run folder: it has"):
+        RunFolder.load(tmp_path)
+
+
+def test_evaluating_the_saved_adapter_gives_the_reported_accuracy(finished: RunFolder, tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path / "run")
+    result = read_result(folder.path)
+    assert result is not None
+    assert run_evaluate(folder).accuracy == result.test_accuracy_last
+    assert run_evaluate(folder, weights="chosen").accuracy == result.test_accuracy_chosen
+    assert json.loads(folder.evaluation.read_text())["weights"] == "chosen"
+
+
+def test_an_unknown_split_is_refused(finished: RunFolder) -> None:
+    with pytest.raises(DataError, match=r"The data has no split 'tset'\. It has: train, validation, test"):
+        run_evaluate(finished, split="tset")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_what_its_allocation_says(method: Method, config: RunConfig, tmp_path: Path) -> None:
+    settings = replace(config, method=method, budget=None, rank=2, recipe=replace(config.recipe, epochs=2))
+    folder = RunFolder.open(tmp_path / method, settings)
+    result = run(folder)
+    allocation = Allocation.load(folder.allocation)
+    assert result.trained_params == allocation.trainable_params + allocation.head_params
+    model, _ = load_tuned(folder.training.adapter)
+    assert model.get_nb_trainable_parameters()[0] >= 0
+
+
+def test_a_limited_test_split_is_recorded(config: RunConfig, tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path / "run", replace(config, max_test=3, method="head", budget=None))
+    run(folder)
+    assert AdapterCard.load(folder.training.adapter).notes["data"]["split_sizes"]["test"] == 3
+
+
+def test_compared_methods_cost_what_the_uniform_lora_costs(config: RunConfig, tmp_path: Path) -> None:
+    shared = replace(config, budget=None, recipe=replace(config.recipe, epochs=2))
+    compared = compare(shared, tmp_path, uniform_rank=1)
+    assert [one.label for one in compared] == ["Head only", "Uniform LoRA", "SPT-LoRA", "SPT sparse only"]
+    assert len({one.allocation.trainable_params for one in compared[1:]}) == 1
+    assert compared[0].allocation.trainable_params == 0
+    scores = [one.folder.sensitivity.read_bytes() for one in compared[2:]]
+    assert scores[0] == scores[1]
+    assert not compared[1].folder.sensitivity.exists()
+
+
+def test_a_preset_is_for_the_methods_of_spt_alone_in_a_comparison(config: RunConfig, tmp_path: Path) -> None:
+    compared = compare(config, tmp_path, methods=("sparse", "lora", "spt-lora"), uniform_rank=1, preset="best")
+    assert [one.folder.config.recipe.in_place_rate for one in compared] == [0.1, 1.0, 0.1]
+    assert [one.folder.lora_start.exists() for one in compared] == [False, False, True]
+    # The scores without gradients do not do for the one that starts along them.
+    sparse, spt = (Sensitivity.load(compared[index].folder.sensitivity) for index in (0, 2))
+    assert (sparse.gradients is None, spt.gradients is None) == (True, False)
+
+
+def test_a_comparison_takes_each_methods_default_preset(config: RunConfig, tmp_path: Path) -> None:
+    compared = compare(config, tmp_path, methods=("sparse", "spt-lora"), uniform_rank=1)
+    assert [one.folder.config.recipe.in_place_rate for one in compared] == [1.0, 0.1]
+
+
+def test_a_comparison_names_every_method_once(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"`methods` must name at least one method, and each once\. Got head, head"):
+        compare(config, tmp_path, methods=("head", "head"))
+
+
+def test_predictions_need_the_adapter_folder_alone(finished: RunFolder, images: Path) -> None:
+    files = sorted(images.rglob("*.png"))[:5]
+    predictions = predict(finished.training.adapter, files, device="cpu")
+    model, card = load_tuned(finished.training.adapter)
+    expected = predict_probabilities(model, [Image.open(file) for file in files], card.transform, device="cpu")
+    torch.testing.assert_close(predictions.probabilities, expected)
+    assert predictions.class_names == ("blue", "green", "red")
+    assert predictions.files == tuple(files)
+    name, probability = predictions.best(0)
+    assert probability == predictions.probabilities[0].max()
+    assert name == predictions.class_names[int(predictions.probabilities[0].argmax())]
+
+
+def test_an_unreadable_image_is_named(finished: RunFolder, images: Path, tmp_path: Path) -> None:
+    good = next(images.rglob("*.png"))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(good.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"broken\.png cannot be read .* or use --skip-unreadable"):
+        predict(finished.training.adapter, [good, broken], device="cpu")
+    predictions = predict(finished.training.adapter, [broken, good], device="cpu", skip_unreadable=True)
+    assert (predictions.files, predictions.skipped) == ((good,), (broken,))
+
+
+def test_a_merged_checkpoint_answers_like_the_adapter(finished: RunFolder, images: Path, tmp_path: Path) -> None:
+    path = merge(finished.training.adapter, tmp_path / "merged.safetensors")
+    spec = BackboneSpec("vit_tiny_patch16_224", checkpoint=str(path))
+    merged = load_backbone(spec, num_classes=3, keep_head=True)
+    _, card = load_tuned(finished.training.adapter)
+    files = sorted(images.rglob("*.png"))[:6]
+    expected = predict(finished.training.adapter, files, device="cpu").probabilities
+    found = predict_probabilities(merged.model, [Image.open(file) for file in files], card.transform, device="cpu")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert merged.class_names == ("blue", "green", "red")
+
+
+def test_another_base_is_refused(finished: RunFolder, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(finished.training.adapter, adapter)
+    card = AdapterCard.load(adapter)
+    replace(card, weights_hash="0" * 64).save(adapter)
+    with pytest.raises(AllocationMismatchError, match=r"was tuned on vit_tiny_patch16_224 with weights 000000000000"):
+        load_tuned(adapter)
+
+
+def test_a_folder_without_a_card_is_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(AdapterFileError, match=r"is not an adapter folder of a Sensitune run: it has"):
+        load_tuned(tmp_path)
+
+
+def test_a_damaged_adapter_is_refused(finished: RunFolder, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(finished.training.adapter, adapter)
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(AdapterFileError, match="are damaged"):
+        load_tuned(adapter)
+    (adapter / "sensitune.json").write_text("{}")
+    with pytest.raises(AdapterFileError, match=r"sensitune\.json is damaged: 'backbone'"):
+        load_tuned(adapter)
+
+
+def test_a_full_disk_leaves_no_half_allocation(
+    finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = copied(finished, tmp_path / "run")
+    folder.allocation.unlink()
+    monkeypatch.setattr("sensitune._tensor_file.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run_allocate(folder)
+    assert not [path for path in folder.path.iterdir() if "allocation" in path.name]

@@ -1,0 +1,54 @@
+"""Fixtures of `tests/runs` and `tests/sweeps`: a folder of coloured squares, and a run on it that takes a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sensitune.runs import RunConfig, RunFolder, SensitivitySettings, run
+from sensitune.training import Recipe
+
+COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
+
+
+def write_images(folder: Path, *, per_class: int = 10) -> Path:
+    generator = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(per_class):
+            noise = generator.integers(-60, 60, size=(40, 40, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images") / "squares")
+
+
+@pytest.fixture(scope="session")
+def config(images: Path) -> RunConfig:
+    return RunConfig(
+        model="vit_tiny_patch16_224",
+        data=str(images),
+        budget=9_000,
+        rank=4,
+        pretrained=False,
+        image_size=32,
+        num_blocks=2,
+        sensitivity=SensitivitySettings(num_batches=2, batch_size=4),
+        recipe=Recipe(epochs=3, warmup_epochs=1, batch_size=8, learning_rate=3e-3),
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that went through all stages; read it, do not change it."""
+    folder = RunFolder.open(tmp_path_factory.mktemp("runs") / "finished", config)
+    run(folder)
+    return folder
