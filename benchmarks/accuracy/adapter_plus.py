@@ -40,7 +40,7 @@ from sensitune.backbones import Backbone
 from sensitune.errors import ConfigError, NonFiniteError, SensituneError
 from sensitune.runs import RunConfig, RunFolder, build_data
 from sensitune.runs._ingredients import build_backbone, build_transform
-from sensitune.sites import outline_model
+from sensitune.sites import find_head
 from sensitune.sweeps import EngineSettings, JobOutcome, SweepConfig, SweepResult, collect, planned_runs
 from sensitune.sweeps._jobs import _DIVERGED, Job
 from sensitune.sweeps._sweep import choosing_jobs, final_jobs
@@ -86,7 +86,7 @@ def add_adapters(model: nn.Module, *, rank: int, drop_path: float = 0.0) -> list
     Returns:
         The adapters, in the order of the blocks.
     """
-    head = outline_model(model).head
+    head = find_head(model)
     model.requires_grad_(False)
     for name in head:
         model.get_submodule(name).requires_grad_(True)

@@ -40,16 +40,18 @@ def decoder(blocks: int, width: int, inner: int) -> ModelOutline:
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("q", "k", "v", "o"), (width, width))
     shapes |= {"gate": (inner, width), "up": (inner, width), "down": (width, inner), "norm1": (width,)}
     sites = tuple(
-        Site(f"layers.{block}.{name}", f"layers.{block}.{name}", None, kind(shape), block, name, shape)
+        Site(
+            id=f"layers.{block}.{name}",
+            parameter=f"layers.{block}.{name}",
+            shape=shape,
+            kind="matrix" if len(shape) == 2 else "vector",
+            block=block,
+            operation=name,
+        )
         for block in range(blocks)
         for name, shape in shapes.items()
     )
     return ModelOutline(sites, (), 0, {}, {}, sum(site.numel for site in sites))
-
-
-def kind(shape: tuple[int, ...]) -> Any:
-    """Matrix or vector."""
-    return "matrix" if len(shape) == 2 else "vector"
 
 
 def write_scores(path: Path, outline: ModelOutline, dtype: str) -> None:

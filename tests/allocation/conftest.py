@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
+from made_sites import make_site
 
 from sensitune.sites import ModelOutline, Site
 
 
 def _site(number: int, shape: tuple[int, ...], *, kind: str | None = None) -> Site:
     kind = kind or {1: "vector", 2: "matrix"}.get(len(shape), "tensor")
-    name = f"blocks.{number}.{kind}"
-    return Site(id=name, parameter=name, rows=None, kind=kind, block=number, operation=kind, shape=shape)  # type: ignore[arg-type]
+    return make_site(f"blocks.{number}.{kind}", shape, kind=kind, block=number)
 
 
 def _outline(shapes: Sequence[tuple[int, ...]], *, token: int = 0) -> ModelOutline:

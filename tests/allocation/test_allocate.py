@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_sites import make_site, make_slices
 
 from sensitune.allocation import Allocation, allocate, module_params
 from sensitune.allocation._cost import Rules
@@ -205,11 +206,7 @@ def test_renaming_modules_changes_nothing(make_outline: Make) -> None:
 
 
 def test_slices_of_one_parameter_are_ranked_as_sites_of_their_own() -> None:
-    rows = [
-        Site(f"qkv[{label}]", "qkv", (4 * number, 4 * number + 4), "matrix", 0, label, (4, 5))
-        for number, label in enumerate("qkv")
-    ]
-    outline = ModelOutline(tuple(rows), (), 0, {}, {}, 60)
+    outline = ModelOutline(make_slices("qkv", "qkv", (4, 5)), (), 0, {}, {}, 60)
     scores = torch.zeros(12, 5)
     scores[4, 0], scores[9, 3] = 2.0, 1.0
     allocation = allocate(Sensitivity({"qkv": scores}, outline, {}), tau=2, structured=None)
@@ -217,7 +214,7 @@ def test_slices_of_one_parameter_are_ranked_as_sites_of_their_own() -> None:
 
 
 def test_a_column_slice_of_a_transposed_weight_is_indexed_within_the_slice() -> None:
-    site = Site("c_attn[k]", "c_attn", (4, 8), "matrix", 0, "k", (3, 4), transposed=True)
+    site = make_site("c_attn[k]", (3, 4), parameter="c_attn", rows=(4, 8), transposed=True)
     scores = torch.zeros(3, 12)
     scores[2, 5] = 1.0
     outline = ModelOutline((site,), (), 0, {}, {}, 36)

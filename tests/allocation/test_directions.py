@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from made_sites import make_site
 from torch import nn
 
 from sensitune.allocation import Allocation, lora_directions, uniform_allocation
 from sensitune.errors import AllocationMismatchError, ArgumentError, NonFiniteError
 from sensitune.sensitivity import Sensitivity
-from sensitune.sites import ModelOutline, Site
+from sensitune.sites import ModelOutline
 
 Make = Callable[..., ModelOutline]
 
@@ -75,10 +76,7 @@ def test_every_site_gets_directions_of_its_own_rank(make_outline: Make) -> None:
 
 def test_they_read_the_input_however_the_weight_is_stored() -> None:
     shapes = {"linear": (5, 8), "conv1d": (8, 5), "pointwise": (5, 8, 1, 1)}
-    sites = tuple(
-        Site(name, name, None, "matrix", None, name, shape, transposed=name == "conv1d")
-        for name, shape in shapes.items()
-    )
+    sites = tuple(make_site(name, shape, transposed=name == "conv1d") for name, shape in shapes.items())
     outline = ModelOutline(sites, ("head",), 0, {}, {}, 120)
     gradient = torch.randn(5, 8, dtype=torch.float64)
     gradients = {"linear": gradient, "conv1d": gradient.t().contiguous(), "pointwise": gradient[..., None, None]}

@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_sites import make_site
 
 from sensitune.allocation import Allocation, knapsack_allocation
 from sensitune.allocation._knapsack import Curve, Offer, settle, total_cost
 from sensitune.errors import ArgumentError, BudgetError, NonFiniteError
 from sensitune.sensitivity import Sensitivity
-from sensitune.sites import ModelOutline, Site
+from sensitune.sites import ModelOutline
 
 Make = Callable[..., ModelOutline]
 SHAPES = st.one_of(
@@ -186,10 +187,7 @@ def test_a_matrix_is_read_as_out_by_in_however_it_is_stored() -> None:
     gradient = torch.randn(20, 2) @ torch.randn(2, 30)
     shapes = {"linear": (20, 30), "conv1d": (30, 20), "pointwise": (20, 30, 1, 1)}
     stored = {"linear": gradient, "conv1d": gradient.t().contiguous(), "pointwise": gradient[..., None, None]}
-    sites = tuple(
-        Site(name, name, None, "matrix", None, name, shape, transposed=name == "conv1d")
-        for name, shape in shapes.items()
-    )
+    sites = tuple(make_site(name, shape, transposed=name == "conv1d") for name, shape in shapes.items())
     outline = ModelOutline(sites, ("head",), 0, {}, {}, 1800)
     allocation = knapsack_allocation(with_gradients(outline, stored), budget=3 * 2 * 50)
     assert allocation.ranks == dict.fromkeys(shapes, 2)

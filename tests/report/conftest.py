@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from made_sites import make_site, make_slices
 
 from sensitune.allocation import Allocation
 from sensitune.sensitivity import Sensitivity
@@ -13,17 +14,15 @@ from sensitune.sites import ModelOutline, Site
 def _sites(block: int) -> list[Site]:
     prefix = f"blocks.{block}"
     return [
-        Site(f"{prefix}.norm1.weight", f"{prefix}.norm1.weight", None, "vector", block, "norm1", (4,)),
-        Site(f"{prefix}.attn.qkv.weight[q]", f"{prefix}.attn.qkv.weight", (0, 4), "matrix", block, "q", (4, 4)),
-        Site(f"{prefix}.attn.qkv.weight[k]", f"{prefix}.attn.qkv.weight", (4, 8), "matrix", block, "k", (4, 4)),
-        Site(f"{prefix}.attn.qkv.weight[v]", f"{prefix}.attn.qkv.weight", (8, 12), "matrix", block, "v", (4, 4)),
-        Site(f"{prefix}.mlp.fc1.weight", f"{prefix}.mlp.fc1.weight", None, "matrix", block, "fc1", (8, 4)),
+        make_site(f"{prefix}.norm1.weight", (4,), block=block, operation="norm1"),
+        *make_slices(f"{prefix}.attn.qkv.weight", "qkv", (4, 4), block=block),
+        make_site(f"{prefix}.mlp.fc1.weight", (8, 4), block=block, operation="fc1"),
     ]
 
 
 @pytest.fixture
 def outline() -> ModelOutline:
-    norm = Site("norm.weight", "norm.weight", None, "vector", None, "norm", (4,))
+    norm = make_site("norm.weight", (4,), operation="norm")
     return ModelOutline(
         sites=(*_sites(0), *_sites(1), norm),
         head=("head",),

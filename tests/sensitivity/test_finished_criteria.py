@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_sites import make_site, make_slices
 from torch import nn
 from torch.nn import functional
 
@@ -161,8 +162,8 @@ def test_signal_to_noise_needs_two_batches(model: Attention, batches: Batches) -
 
 def test_a_fused_projection_is_normalised_as_its_parts_are() -> None:
     parts = {name: torch.rand(2, 3) * scale for name, scale in (("q", 1.0), ("k", 1e-2), ("v", 30.0))}
-    apart = [Site(name, name, None, "matrix", 0, name, (2, 3)) for name in parts]
-    fused = [Site(f"qkv[{n}]", "qkv", (2 * i, 2 * i + 2), "matrix", 0, n, (2, 3)) for i, n in enumerate(parts)]
+    apart = [make_site(name, (2, 3)) for name in parts]
+    fused = make_slices("qkv", "qkv", (2, 3))
     together = over_site_mean([{"qkv": torch.cat(list(parts.values()))}], fused)["qkv"]
     expected = over_site_mean([{name: part.clone() for name, part in parts.items()}], apart)
     assert torch.equal(together, torch.cat(list(expected.values())))
@@ -180,7 +181,7 @@ def test_a_site_with_nothing_but_rounding_is_not_blown_up(model: Attention, batc
 
 
 def test_sites_without_any_gradient_keep_a_score_of_zero() -> None:
-    sites = [Site(name, name, None, "vector", None, "norm", (3,)) for name in ("used", "unused")]
+    sites = [make_site(name, (3,)) for name in ("used", "unused")]
     scores = over_site_mean([{"used": torch.rand(3), "unused": torch.zeros(3)}], sites)
     assert float(scores["used"].mean()) == pytest.approx(1.0)
     assert not scores["unused"].any()

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_sites import make_site
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sensitune.errors import AdapterFileError, AllocationMismatchError
 from sensitune.sensitivity import Sensitivity
-from sensitune.sites import ModelOutline, Site
+from sensitune.sites import ModelOutline
 
 
 @pytest.fixture
 def sensitivity() -> Sensitivity:
     sites = (
-        Site("qkv.weight[q]", "qkv.weight", (0, 2), "matrix", 0, "q", (2, 3)),
-        Site("qkv.weight[v]", "qkv.weight", (4, 6), "matrix", 0, "v", (2, 3)),
-        Site("norm.weight", "norm.weight", None, "vector", None, "norm", (3,)),
+        make_site("qkv.weight[q]", (2, 3), parameter="qkv.weight", rows=(0, 2), block=0, operation="q"),
+        make_site("qkv.weight[v]", (2, 3), parameter="qkv.weight", rows=(4, 6), block=0, operation="v"),
+        make_site("norm.weight", (3,), operation="norm"),
     )
     scores = {"qkv.weight": torch.rand(6, 3), "norm.weight": torch.rand(3, dtype=torch.bfloat16)}
     outline = ModelOutline(sites, ("head",), 9, {"cls_token": (1, 1, 3)}, {"pos_embed": "position embedding"}, 30)

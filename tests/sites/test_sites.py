@@ -155,7 +155,13 @@ def test_fused_rows_are_q_k_v_in_order_and_biases_are_sliced_too() -> None:
     sites = {site.id: site for site in find_sites(tiny_timm_vit())}
     assert sites["blocks.1.attn.qkv.weight[k]"].rows == (12, 24)
     assert sites["blocks.1.attn.qkv.bias[v]"] == Site(
-        "blocks.1.attn.qkv.bias[v]", "blocks.1.attn.qkv.bias", (24, 36), "vector", 1, "v", (12,)
+        id="blocks.1.attn.qkv.bias[v]",
+        parameter="blocks.1.attn.qkv.bias",
+        rows=(24, 36),
+        kind="vector",
+        block=1,
+        operation="v",
+        shape=(12,),
     )
 
 

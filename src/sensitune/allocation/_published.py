@@ -100,7 +100,7 @@ def _published_name(site: Site) -> str:
     if site.rows is None:
         return site.id
     module = site.module.rpartition(".")[0]
-    return f"{module}.{site.operation}.{site.role_name}"
+    return f"{module}.{site.operation}.{site.name}"
 
 
 def _find(sites: Mapping[str, Site], name: str, path: str | os.PathLike[str]) -> Site:

@@ -15,7 +15,7 @@ from torch import nn
 
 from sensitune.backbones._published import PUBLISHED_BACKBONES
 from sensitune.errors import CheckpointError, ModelError
-from sensitune.sites import outline_model
+from sensitune.sites import find_head
 
 
 def build_model(
@@ -80,7 +80,7 @@ def renew_head(model: nn.Module, *, seed: int) -> None:
         seed: Of the values; the global random state is left alone.
     """
     generator = torch.Generator().manual_seed(seed)
-    for name in outline_model(model).head:
+    for name in find_head(model):
         for module in model.get_submodule(name).modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)

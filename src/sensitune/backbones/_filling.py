@@ -19,7 +19,7 @@ from torch import nn
 from sensitune.backbones._hash import backbone_tensors, is_within
 from sensitune.backbones._reading import damaged, unsafe
 from sensitune.errors import CheckpointError
-from sensitune.sites import outline_model
+from sensitune.sites import find_head
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
 # What masked-image pretraining leaves in its checkpoints beside the encoder.
@@ -75,7 +75,7 @@ def fill_strictly(model: nn.Module, tensors: Tensors, *, source: str, keep_head:
     Raises:
         CheckpointError: If a tensor of the model is missing or has another shape, or one is left over.
     """
-    head = outline_model(model).head
+    head = find_head(model)
     state = model.state_dict()
     wanted = state if keep_head else {name: state[name] for name in state if not is_within(name, head)}
     spare = [name for name in tensors if name not in wanted]

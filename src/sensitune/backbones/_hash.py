@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import nn
 
-from sensitune.sites import outline_model
+from sensitune.sites import find_head
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -31,7 +31,7 @@ def weights_hash(model: nn.Module) -> str:
 
 def backbone_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The model's state without its head."""
-    head = outline_model(model).head
+    head = find_head(model)
     return {name: tensor for name, tensor in model.state_dict().items() if not is_within(name, head)}
 
 

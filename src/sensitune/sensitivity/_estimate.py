@@ -19,7 +19,7 @@ from sensitune.sensitivity._criteria import CRITERIA, GRADIENT_CRITERIA, WEIGHT_
 from sensitune.sensitivity._pass import Pass
 from sensitune.sensitivity._processes import Processes
 from sensitune.sensitivity._progress import Progress
-from sensitune.sensitivity._sensitivity import Sensitivity, fits
+from sensitune.sensitivity._sensitivity import Sensitivity
 from sensitune.sites import ModelOutline, Site, outline_model
 
 _LOGGER = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def _outline(model: nn.Module, sites: ModelOutline | Sequence[Site] | None) -> M
     parameters = dict(model.named_parameters())
     for site in sites.sites:
         parameter = parameters.get(site.parameter)
-        if parameter is None or not fits(site, parameter):
+        if parameter is None or not site.fits(parameter):
             found = "no such parameter" if parameter is None else f"shape {tuple(parameter.shape)}"
             raise AllocationMismatchError(
                 f"Site `{site.id}` of shape {site.shape} does not belong to this model, which has {found} at "

@@ -115,17 +115,11 @@ class Sensitivity:
             raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
 
 
-def fits(site: Site, tensor: torch.Tensor) -> bool:
-    """Whether a tensor of the whole parameter's shape holds the site."""
-    inside = site.rows is None or site.rows[1] <= tensor.shape[-1 if site.transposed else 0]
-    return inside and tuple(site.of(tensor).shape) == site.shape
-
-
 def _check_covers(tensors: Mapping[str, torch.Tensor], site: Site, what: str) -> None:
     tensor = tensors.get(site.parameter)
     if tensor is None:
         raise AllocationMismatchError(f"The {what}s lack `{site.parameter}`, which site `{site.id}` needs.")
-    if not fits(site, tensor):
+    if not site.fits(tensor):
         raise AllocationMismatchError(
             f"The {what} of `{site.parameter}` has shape {tuple(tensor.shape)}; site `{site.id}` needs {site.shape}"
             + (f" at rows {site.rows}." if site.rows else ".")

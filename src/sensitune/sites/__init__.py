@@ -12,8 +12,19 @@ Example:
     ['blocks.0.attn.qkv.weight[q]', 'blocks.0.attn.qkv.weight[k]', 'blocks.0.attn.qkv.weight[v]']
 """
 
+from sensitune.sites._geometry import Geometry, is_conv1d
 from sensitune.sites._outline import find_sites, outline_model
-from sensitune.sites._roles import parent_reads_weight
+from sensitune.sites._roles import find_head, parent_reads_weight
 from sensitune.sites._types import Kind, ModelOutline, Site
 
-__all__ = ["Kind", "ModelOutline", "Site", "find_sites", "outline_model", "parent_reads_weight"]
+__all__ = [
+    "Geometry",
+    "Kind",
+    "ModelOutline",
+    "Site",
+    "find_head",
+    "find_sites",
+    "is_conv1d",
+    "outline_model",
+    "parent_reads_weight",
+]

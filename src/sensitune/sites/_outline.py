@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sensitune.errors import ArgumentError, ModelError
+from sensitune.sites._geometry import is_conv1d
 from sensitune.sites._names import block_of, find_blocks, operation_name
 from sensitune.sites._roles import find_head, find_stem, is_position_embedding, is_token, parent_reads_weight
 from sensitune.sites._slices import Slices, fused_slices
@@ -162,7 +163,7 @@ class _Walk:
         module_name, _, own = name.rpartition(".")
         owner = self.modules[module_name]
         kind = self._kind(module_name, own, owner, parameter)
-        transposed = kind == "matrix" and type(owner).__name__ == "Conv1D"
+        transposed = kind == "matrix" and is_conv1d(owner)
         block = block_of(module_name, self.blocks)
         relative = module_name[len(block[0]) :].lstrip(".") if block else module_name
         operation = operation_name(relative, own, owner_is_leaf=not any(True for _ in owner.children()))
@@ -189,7 +190,7 @@ class _Walk:
         parent_name, _, last = module_name.rpartition(".")
         if own != "weight" or (module_name and parent_reads_weight(self.modules[parent_name], last)):
             return "tensor"
-        if isinstance(owner, nn.Linear) or type(owner).__name__ == "Conv1D":
+        if isinstance(owner, nn.Linear) or is_conv1d(owner):
             return "matrix"
         if isinstance(owner, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and owner.groups == 1 and set(owner.kernel_size) == {1}:
             return "matrix"
@@ -201,11 +202,8 @@ class _Walk:
         out_features = parameter.shape[-1 if transposed else 0] if parameter.dim() else 0
         if isinstance(owner, nn.MultiheadAttention) and own.startswith("in_proj_"):
             return fused_slices("in_proj_weight", out_features, owner)
-        if (
-            not self.split_fused
-            or own not in {"weight", "bias"}
-            or not (isinstance(owner, nn.Linear) or type(owner).__name__ == "Conv1D")
-        ):
+        is_linear = isinstance(owner, nn.Linear) or is_conv1d(owner)
+        if not (self.split_fused and is_linear and own in {"weight", "bias"}):
             return None
         parent_name, _, last = module_name.rpartition(".")
         return fused_slices(last, out_features, self.modules[parent_name])

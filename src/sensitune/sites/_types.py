@@ -7,67 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import torch
+from sensitune.sites._geometry import Geometry
 
 Kind: TypeAlias = Literal["matrix", "vector", "tensor"]
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site(Geometry):
     """One place of a model that can be tuned.
 
     Attributes:
         id: ``blocks.0.attn.qkv.weight[q]`` for a slice of a fused projection, the parameter's name otherwise.
-        parameter: Qualified name of the parameter that holds the site, as in ``model.named_parameters()``.
-        rows: Range ``(start, stop)`` of output features when the site is a slice of `parameter`, else None.
         kind: ``"matrix"`` (linear layer or 1×1 convolution; may get a LoRA or an Adapter), ``"vector"``
             (1-D, may be tuned whole) or ``"tensor"`` (anything else; sparse only).
         block: Index of the block, counted over the whole model, that the site belongs to; None outside the blocks.
         operation: Short name of what the site does: ``q``, ``k``, ``v``, ``proj``, ``fc1``, ``fc2``, ``norm1``, ...
-        shape: Shape of the site as stored: the slice of the parameter, not the whole parameter.
-        transposed: True when the weight is stored ``[in, out]`` (transformers' ``Conv1D``); `rows` then counts columns.
     """
 
     id: str
-    parameter: str
-    rows: tuple[int, int] | None
     kind: Kind
     block: int | None
     operation: str
-    shape: tuple[int, ...]
-    transposed: bool = False
-
-    @property
-    def numel(self) -> int:
-        """Number of scalars of the site."""
-        return math.prod(self.shape)
-
-    @property
-    def out_features(self) -> int:
-        """Output features of a matrix site."""
-        return self.shape[1] if self.transposed else self.shape[0]
-
-    @property
-    def in_features(self) -> int:
-        """Input features of a matrix site."""
-        return self.shape[0] if self.transposed else self.shape[1]
-
-    @property
-    def module(self) -> str:
-        """Name of the module that owns the parameter; empty for a parameter of the root module."""
-        return self.parameter.rpartition(".")[0]
-
-    @property
-    def role_name(self) -> str:
-        """``weight`` or ``bias``: the parameter's own name within its module."""
-        return self.parameter.rpartition(".")[2]
-
-    def of(self, parameter: torch.Tensor) -> torch.Tensor:
-        """The site's view of a tensor that has the whole parameter's shape."""
-        if self.rows is None:
-            return parameter
-        start, stop = self.rows
-        return parameter.narrow(-1 if self.transposed else 0, start, stop - start)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` reads it back."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sensitune.errors import ModelError
-from sensitune.sites import outline_model
+from sensitune.sites import find_head
 from sensitune.training._evaluate import evaluation_mode
 from sensitune.training._loss import logits_of
 
@@ -59,7 +59,7 @@ def fit_head(
 
 
 def _linear_head(model: nn.Module) -> nn.Linear:
-    names = outline_model(model).head
+    names = find_head(model)
     module = model.get_submodule(names[0]) if len(names) == 1 else None
     if not isinstance(module, nn.Linear) or module.bias is None:
         raise ModelError(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sensitune.errors import ArgumentError
+from sensitune.sites import is_conv1d
 from sensitune.tuner._fused import LowRank, fused_linear
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._pattern import SparsePattern
@@ -27,7 +28,7 @@ class SptLinear(SptLayer, nn.Module):
         nn.Module.__init__(self)
         self.base_layer = base_layer
         self.init_containers()
-        self.transposed = type(base_layer).__name__ == "Conv1D"
+        self.transposed = is_conv1d(base_layer)
         weight = self.base_parameter("weight")
         self.in_features, self.out_features = weight.shape if self.transposed else reversed(weight.shape)
         self._active_adapter = [adapter_name]

@@ -14,7 +14,7 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 
 from sensitune.errors import AdapterFileError, ArgumentError, ModelError
-from sensitune.sites import parent_reads_weight
+from sensitune.sites import is_conv1d, parent_reads_weight
 from sensitune.tuner._calls import CallWatch
 from sensitune.tuner._checks import adapter_file, check_plan, check_tensors, drop_idle_copies, withdraw
 from sensitune.tuner._combine import CombinedSite, combine_copies, combine_layer
@@ -335,7 +335,7 @@ def _default_plan(config: SptConfig, name: str, module: nn.Module) -> SitePlan:
     form, size = (config.structured_type, rank) if matrix and rank else ("sparse", entries)
     if form == "sparse" and size >= weight.numel():
         form, size = "whole", weight.numel()
-    transposed = type(module).__name__ == "Conv1D"
+    transposed = is_conv1d(module)
     return SitePlan(f"{name}.weight", form, size, tuple(weight.shape), None, transposed)  # type: ignore[arg-type]
 
 
@@ -357,7 +357,7 @@ def _wrapper_class(
             f"`{structured.parameter}` cannot get a LoRA or an Adapter: {type(parent).__name__} reads the weight "
             "itself and never calls the layer. Tune it sparsely, or leave it out with `exclude_modules`."
         )
-    if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+    if isinstance(module, nn.Linear) or is_conv1d(module):
         return SptLinear
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return SptConv

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from made_sites import make_site
 
 from sensitune.allocation import random_allocation, random_structured_allocation, uniform_allocation
 from sensitune.errors import ArgumentError, BudgetError
-from sensitune.sites import ModelOutline, Site
+from sensitune.sites import ModelOutline
 
 Make = Callable[..., ModelOutline]
 
@@ -16,11 +17,11 @@ Make = Callable[..., ModelOutline]
 @pytest.fixture
 def outline() -> ModelOutline:
     sites = [
-        Site(f"blocks.{block}.{operation}", f"blocks.{block}.{operation}", None, "matrix", block, operation, (20, 30))
+        make_site(f"blocks.{block}.{operation}", (20, 30), block=block)
         for block in range(3)
         for operation in ("q", "v")
     ]
-    norm = Site("norm.weight", "norm.weight", None, "vector", None, "norm", (20,))
+    norm = make_site("norm.weight", (20,), operation="norm")
     return ModelOutline((*sites, norm), ("head",), 50, {"cls_token": (1, 1, 20)}, {}, 4000)
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_sites import make_site, make_slices
 from peft import SupertuningConfig, get_peft_model
 from torch import nn
 
 from sensitune.allocation import Allocation, layerwise_allocation, neuron_allocation
 from sensitune.errors import ArgumentError, BudgetError, NonFiniteError
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
-from sensitune.sites import ModelOutline, Site
+from sensitune.sites import ModelOutline
 
 Make = Callable[..., ModelOutline]
 Allocate = Callable[..., Allocation]
@@ -66,11 +67,7 @@ def test_on_magnitudes_it_chooses_what_pefts_super_tuning_chooses() -> None:
 
 
 def test_the_slices_of_a_fused_projection_share_one_ranking() -> None:
-    sites = tuple(
-        Site(f"qkv.weight[{name}]", "qkv.weight", (2 * number, 2 * number + 2), "matrix", 0, name, (2, 5))
-        for number, name in enumerate("qkv")
-    )
-    outline = ModelOutline(sites, ("head",), 0, {}, {}, 30)
+    outline = ModelOutline(make_slices("qkv.weight", "qkv", (2, 5)), ("head",), 0, {}, {}, 30)
     scores = torch.arange(30.0).reshape(6, 5)  # the highest are all in v
     allocation = layerwise_allocation(Sensitivity({"qkv.weight": scores}, outline, {}), budget=12)
     assert entries(allocation) == {"qkv.weight[k]": [8, 9], "qkv.weight[v]": list(range(10))}
@@ -126,7 +123,7 @@ def test_neurons_of_a_transposed_weight_are_its_columns() -> None:
     scores = torch.rand(4, 6)
     found = {}
     for name, stored, transposed in (("plain", scores, False), ("conv1d", scores.t().contiguous(), True)):
-        site = Site("x", "x", None, "matrix", None, name, tuple(stored.shape), transposed=transposed)
+        site = make_site("x", tuple(stored.shape), transposed=transposed)
         sensitivity = Sensitivity({"x": stored}, ModelOutline((site,), (), 0, {}, {}, 24), {})
         mask = torch.zeros(24, dtype=torch.bool)
         mask[neuron_allocation(sensitivity, budget=10).sparse["x"]] = True

@@ -1,0 +1,23 @@
+"""A user's own class may have the name of transformers' ``Conv1D``."""
+
+from __future__ import annotations
+
+import torch
+from peft import get_peft_model
+from torch import nn
+
+from sensitune.tuner import SptConfig
+
+
+class Conv1D(nn.Conv1d):
+    """A convolution over time, ``[out, in, width]``."""
+
+
+def test_it_is_tuned_as_the_convolution_it_is() -> None:
+    model = nn.Sequential(Conv1D(4, 6, kernel_size=3), nn.Flatten(), nn.Linear(12, 2))
+    tuned = get_peft_model(model, SptConfig(target_modules=["0"], r=2, init_weights=False))
+    roles = tuned.base_model.site_parameters()["0.weight"]
+    assert (tuple(roles["down"].shape), tuple(roles["up"].shape)) == ((2, 4, 3), (6, 2))
+    batch = torch.randn(3, 4, 4)
+    expected = tuned(batch)
+    torch.testing.assert_close(tuned.merge_and_unload()(batch), expected)
