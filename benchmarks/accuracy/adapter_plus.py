@@ -210,7 +210,7 @@ def _train_and_test(job: Job) -> None:
                 card=AdapterCard(backbone.spec, backbone.weights_hash, data.class_names, transform, notes),
                 device=config.device,
                 num_workers=config.num_workers,
-                validate_every_epoch=config.validate == "epochs",
+                seed=config.seed,
             )
         except NonFiniteError as error:
             with atomic_write(folder.path / _DIVERGED) as temporary:

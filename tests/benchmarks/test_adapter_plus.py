@@ -61,7 +61,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def sweep(squares: Path) -> SweepConfig:
     run = {"model": "vit_tiny_patch16_224", "pretrained": False, "image_size": 32, "num_blocks": 2, "device": "cpu"}
-    recipe = {"epochs": 1, "warmup_epochs": 0.0, "batch_size": 8}
+    recipe = {"epochs": 1, "warmup_share": 0.0, "batch_size": 8, "validate": "end"}
     return SweepConfig.from_dict(
         {
             "tasks": {"natural": [str(squares)]},
@@ -71,7 +71,7 @@ def sweep(squares: Path) -> SweepConfig:
             "choose_tasks": ["squares"],
             "retrain": False,
             "seeds": [0, 1],
-            "run": run | {"validate": "end", "recipe": recipe},
+            "run": run | {"recipe": recipe},
         }
     )
 
@@ -196,7 +196,7 @@ def test_a_training_that_diverges_counts_as_zero_in_the_choice_and_is_left_out_o
     original = adapter_plus.train
 
     def fragile(model: nn.Module, data: Any, recipe: Any, *arguments: Any, **settings: Any) -> Any:
-        if recipe.learning_rate == RATES[1] or recipe.seed == 1:
+        if recipe.learning_rate == RATES[1] or settings["seed"] == 1:
             raise adapter_plus.NonFiniteError("The loss must stay finite.")
         return original(model, data, recipe, *arguments, **settings)
 

@@ -19,7 +19,7 @@ def test_the_demo_compares_draws_merges_and_predicts(
         pytest.importorskip(package)
     from sensitune.cli import _demo
 
-    small = replace(_demo.SETTINGS, max_train=16, max_test=12, recipe=Recipe(epochs=1, warmup_epochs=0, batch_size=8))
+    small = replace(_demo.SETTINGS, max_train=16, max_test=12, recipe=Recipe(epochs=1, warmup_share=0, batch_size=8))
     monkeypatch.setattr(_demo, "SETTINGS", small)
     assert main(["demo", "--output", str(tmp_path), "--device", "cpu"]) == 0
     shown = capsys.readouterr().out

@@ -126,8 +126,8 @@ def test_a_stage_names_the_one_it_waits_for(stage, missing, before, config: RunC
 
 
 def test_a_folder_of_another_configuration_is_refused(finished: RunFolder, config: RunConfig) -> None:
-    other = replace(config, budget=10_000, recipe=replace(config.recipe, seed=1))
-    with pytest.raises(RunFolderError, match=r"`budget` is 9000, not 10000, `recipe\.seed` is 0, not 1\. Choose"):
+    other = replace(config, budget=10_000, seed=1)
+    with pytest.raises(RunFolderError, match=r"`budget` is 9000, not 10000, `seed` is 0, not 1\. Choose"):
         RunFolder.open(finished.path, other)
 
 

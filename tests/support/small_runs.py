@@ -41,7 +41,7 @@ def config(images: Path) -> RunConfig:
         image_size=32,
         num_blocks=2,
         sensitivity=SensitivitySettings(num_batches=2, batch_size=4),
-        recipe=Recipe(epochs=3, warmup_epochs=1, batch_size=8, learning_rate=3e-3),
+        recipe=Recipe(epochs=3, warmup_share=1 / 3, batch_size=8, learning_rate=3e-3),
         device="cpu",
     )
 

@@ -34,10 +34,9 @@ TINY = {
     "image_size": 16,
     "num_blocks": 1,
     "rank": 2,
-    "validate": "end",
     "device": "cpu",
     "sensitivity": {"num_batches": 2, "batch_size": 16},
-    "recipe": {"epochs": 1, "warmup_epochs": 0, "batch_size": 128},
+    "recipe": {"epochs": 1, "warmup_share": 0, "batch_size": 128, "validate": "end"},
 }
 BUDGETS = [1_000, 2_000]
 

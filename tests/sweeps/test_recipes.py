@@ -100,7 +100,7 @@ def test_a_recipe_follows_the_published_protocol(benchmark: str, model: str, met
     assert (config.rank, config.alpha, config.beta, config.normalize) == (8, 10.0, 5.0, "imagenet")
     assert (config.sensitivity.num_batches, config.sensitivity.batch_size) == (16, 32)
     assert (recipe.learning_rate, recipe.weight_decay, recipe.batch_size, recipe.epochs) == (1e-3, 1e-4, 64, 100)
-    assert (recipe.warmup_epochs, recipe.drop_path, recipe.precision) == (10, 0.1, "float32")
+    assert (recipe.warmup_share, recipe.dropout, recipe.drop_path, recipe.precision) == (0.1, 0.1, 0.1, "float32")
     assert (config.resize, config.augment) == ((256, True) if benchmark == "fgvc" else (None, False))
     more = (100_000,) if model in ("vit_b16_mae", "vit_b16_mocov3") else ()
     assert sweep.choose == {"budget": (*more, 200_000, 400_000, 600_000, 800_000, 1_000_000)}

@@ -10,7 +10,7 @@ from sensitune.data import FGVC_DATASETS, VTAB_TASKS
 from sensitune.errors import ConfigError
 from sensitune.sweeps import SweepConfig
 
-RUN = {"model": "vit_tiny_patch16_224", "recipe": {"epochs": 3, "warmup_epochs": 1}}
+RUN = {"model": "vit_tiny_patch16_224", "recipe": {"epochs": 3}}
 
 
 def values(**changes: Any) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def test_mistakes_are_refused_in_one_sentence(changes: dict[str, Any], message: 
         ({"tasks": {"g": ["x/.."]}}, "`tasks` has 'x/..', which names no folder of its own"),
         ({"methods": {"SPT": {"recipe": {}}}, "run": {"recipe": 3}}, "`run.recipe` must be a group of settings. Got 3"),
         ({"choose": {"data": ["x", "y"]}}, "`choose` has 'data', which is set by the sweep itself"),
-        ({"choose": {"recipe.seed": [1, 2]}}, "`choose` has 'recipe.seed', which is set by the sweep itself"),
+        ({"choose": {"seed": [1, 2]}}, "`choose` has 'seed', which is set by the sweep itself"),
         ({"choose": {"recipe": [{"epochs": 1}]}}, "`choose` has 'recipe', which is not a setting of a run"),
         ({"choose": {"checkpoint": ["a/b", "c/d"]}}, "`choose` gives a run the name 'checkpoint=a/b'"),
         ({"choose": {"budget": ["400000", 400000]}}, "the name 'budget=400000', .* and no other run's"),

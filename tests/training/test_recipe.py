@@ -11,8 +11,8 @@ from sensitune.training import Recipe, learning_rate_at
 def test_the_defaults_are_the_vtab_recipe() -> None:
     recipe = Recipe()
     assert (recipe.learning_rate, recipe.weight_decay, recipe.batch_size, recipe.epochs) == (1e-3, 1e-4, 64, 100)
-    assert (recipe.warmup_epochs, recipe.warmup_learning_rate, recipe.final_learning_rate) == (10, 1e-6, 1e-5)
-    assert recipe.drop_path == 0.1
+    assert (recipe.warmup_share, recipe.warmup_learning_rate, recipe.final_learning_rate) == (0.1, 1e-6, 1e-5)
+    assert (recipe.dropout, recipe.drop_path, recipe.validate) == (0.1, 0.1, "epochs")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,8 @@ def test_the_defaults_are_the_vtab_recipe() -> None:
         ({"drop_path": 1.0}, r"`drop_path` must be a number of at least 0 and at most 0\.99\. Got 1\.0"),
         ({"clip_grad_norm": 0.0}, r"`clip_grad_norm` must be a number of at least 1e-12\. Got 0\.0"),
         ({"precision": "float16"}, r"`precision` must be 'auto', 'float32' or 'bfloat16'\. Got 'float16'"),
-        ({"epochs": 10}, r"`warmup_epochs` must be below `epochs` \(10\)\. Got 10\.0\. Lower"),
+        ({"validate": "never"}, r"`validate` must be 'epochs' or 'end'\. Got 'never'"),
+        ({"warmup_share": 1.0}, r"`warmup_share` must be a number of at least 0 and at most 0\.99\. Got 1\.0"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(setting: dict[str, object], message: str) -> None:
@@ -33,7 +34,7 @@ def test_a_setting_out_of_range_is_refused_by_name(setting: dict[str, object], m
 
 
 def test_the_learning_rate_climbs_a_line_and_falls_along_a_cosine() -> None:
-    recipe = Recipe(epochs=10, warmup_epochs=2)
+    recipe = Recipe(epochs=10, warmup_share=0.2)
     rates = [learning_rate_at(step, steps_per_epoch=5, recipe=recipe) for step in range(51)]
     assert rates[0] == 1e-6
     assert rates[5] == pytest.approx((1e-6 + 1e-3) / 2)
@@ -45,4 +46,10 @@ def test_the_learning_rate_climbs_a_line_and_falls_along_a_cosine() -> None:
 
 
 def test_no_warm_up_starts_at_the_peak() -> None:
-    assert learning_rate_at(0, steps_per_epoch=3, recipe=Recipe(epochs=1, warmup_epochs=0)) == 1e-3
+    assert learning_rate_at(0, steps_per_epoch=3, recipe=Recipe(epochs=1, warmup_share=0)) == 1e-3
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 100])
+def test_the_warm_up_is_a_tenth_of_any_training(epochs: int) -> None:
+    rates = [learning_rate_at(step, steps_per_epoch=20, recipe=Recipe(epochs=epochs)) for step in range(20 * epochs)]
+    assert rates.index(max(rates)) == 2 * epochs

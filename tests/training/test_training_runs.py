@@ -20,7 +20,7 @@ from sensitune.sites import outline_model
 from sensitune.training import Recipe, TrainingProgress, evaluate, load_weights, read_metrics, read_result, train
 from sensitune.tuner import SptConfig
 
-RECIPE = Recipe(epochs=4, warmup_epochs=1, batch_size=4, learning_rate=1e-2, seed=5)
+RECIPE = Recipe(epochs=4, warmup_share=0.25, batch_size=4, learning_rate=1e-2)
 MakeModel = Callable[[], PeftModel]
 
 
@@ -36,7 +36,7 @@ def test_a_run_leaves_adapters_metrics_and_a_result(
     make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
 ) -> None:
     model = make_model()
-    result = train(model, data, RECIPE, tmp_path, transform=transform, device="cpu")
+    result = train(model, data, RECIPE, tmp_path, transform=transform, device="cpu", seed=5)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "adapter",
         "adapter_chosen",
@@ -83,8 +83,8 @@ def test_a_run_may_look_at_the_validation_split_at_its_end_alone(
     make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
 ) -> None:
     every = train(make_model(), data, RECIPE, tmp_path / "every", transform=transform, device="cpu")
-    options = {"transform": transform, "device": "cpu", "validate_every_epoch": False}
-    last = train(make_model(), data, RECIPE, tmp_path / "last", **options)
+    at_the_end = replace(RECIPE, validate="end")
+    last = train(make_model(), data, at_the_end, tmp_path / "last", transform=transform, device="cpu")
     assert [row.validation_accuracy is None for row in last.metrics] == [True] * (RECIPE.epochs - 1) + [False]
     assert last.chosen_epoch == RECIPE.epochs
     assert last.validation_accuracy_last == every.validation_accuracy_last
@@ -154,11 +154,31 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
-    other = RECIPE.to_dict() | {"num_train_images": 14, "learning_rate": 0.5}
+    other = RECIPE.to_dict() | {"seed": 0, "num_train_images": 14, "learning_rate": 0.5}
     (tmp_path / "checkpoints" / "recipe.json").write_text(json.dumps(other))
     with pytest.raises(RunFolderError, match=r"holds a run with `learning_rate` 0\.5, not 0\.01\. Train with the same"):
         train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu")
     train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu", resume=False)
+
+
+def test_a_checkpoint_of_another_seed_is_refused(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    def pull_the_plug(_: TrainingProgress) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu", progress=pull_the_plug)
+    with pytest.raises(RunFolderError, match=r"holds a run with `seed` 0, not 1\."):
+        train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu", seed=1)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_an_impossible_seed_is_refused(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path, seed: int
+) -> None:
+    with pytest.raises(ArgumentError, match=rf"`seed` must be a whole number from 0 to 4294967295\. Got {seed}\."):
+        train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu", seed=seed)
 
 
 def test_the_random_state_before_a_run_changes_nothing(

@@ -29,7 +29,7 @@ SETTINGS = RunConfig(
     max_train=500,
     max_test=500,
     # Too short a run for stochastic depth to pay.
-    recipe=Recipe(epochs=6, warmup_epochs=1, batch_size=16, learning_rate=2e-3, drop_path=0.0),
+    recipe=Recipe(epochs=6, warmup_share=1 / 6, batch_size=16, learning_rate=2e-3, drop_path=0.0),
 )
 
 
@@ -69,7 +69,7 @@ def _introduction(settings: RunConfig) -> str:
     return (
         f"{settings.model}, its first {settings.num_blocks} blocks, at {settings.image_size} px; photographs of solar "
         f"cells (elpv-dataset, CC BY-NC-SA): {settings.max_train} to train, {settings.max_test} to test; "
-        f"{recipe.epochs} epochs; one seed ({recipe.seed})."
+        f"{recipe.epochs} epochs; one seed ({settings.seed})."
     )
 
 

@@ -105,8 +105,6 @@ class RunConfig:
     the rank that pays."""
     lora_start: Literal["random", "gradient"] = "random"
     """Where a LoRA's down projection starts: at random, or along the directions in which the loss falls fastest."""
-    dropout: float = 0.1
-    """Dropout on what the modules read, while training."""
     checkpoint: str | None = None
     """Local weight file for the model (.safetensors, .npz, .pth); None takes the weights of its name."""
     pretrained: bool = True
@@ -131,8 +129,6 @@ class RunConfig:
     """Use at most so many test images, chosen at random."""
     train_on_validation: bool = False
     """Train on the training and the validation images together, with the settings that were chosen before."""
-    validate: Literal["epochs", "end"] = "epochs"
-    """When the validation split is looked at: after every epoch, to choose one, or at the end alone, to save time."""
     test: bool = True
     """False leaves the test split alone: for runs that settings are chosen with."""
     split_seed: int = 0
@@ -143,6 +139,8 @@ class RunConfig:
     """How the sensitivity is estimated."""
     recipe: Recipe = field(default_factory=Recipe)
     """How the model is trained."""
+    seed: int = 0
+    """Seed of everything random: new head, adapter initialisation, order of the images, dropout."""
     device: DeviceName = "auto"
     """Where it runs: auto takes CUDA, else Apple's MPS, else the CPU."""
     num_workers: int = 0
@@ -171,11 +169,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ArgumentError(f"`{name}` must be at least 1, or None for all images. Got {value}.")
-
-    @property
-    def seed(self) -> int:
-        """The recipe's seed: head, adapter initialisation, order of the images, dropout."""
-        return self.recipe.seed
+        if not 0 <= self.seed < 2**32:
+            raise ArgumentError(f"`seed` must be a whole number from 0 to {2**32 - 1}. Got {self.seed}.")
 
     @property
     def needs_gradients(self) -> bool:

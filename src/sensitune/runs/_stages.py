@@ -153,7 +153,7 @@ def run_train(folder: RunFolder, *, reporter: Reporter | None = None) -> Trainin
     data = build_data(config)
     backbone = build_backbone(config, data.num_classes, drop_path=config.recipe.drop_path)
     torch.manual_seed(config.seed)
-    tuner = SptConfig.from_allocation(allocation, dropout=config.dropout, drop_path=config.recipe.drop_path)
+    tuner = SptConfig.from_allocation(allocation, dropout=config.recipe.dropout, drop_path=config.recipe.drop_path)
     tuned = get_peft_model(backbone.model, tuner)
     if config.lora_start == "gradient":
         initialize_down(tuned, load_file(folder.lora_start))
@@ -166,7 +166,7 @@ def run_train(folder: RunFolder, *, reporter: Reporter | None = None) -> Trainin
         card=build_card(config, backbone, data, allocation),
         device=config.device,
         num_workers=config.num_workers,
-        validate_every_epoch=config.validate == "epochs",
+        seed=config.seed,
         progress=lambda progress: report_training(reporter, progress),
     )
 

@@ -19,7 +19,7 @@ from sensitune.sensitivity import Sensitivity
 from sensitune.training import read_result
 
 _DIVERGED = "diverged.txt"
-# What the scores depend on. The head is drawn from the recipe's seed.
+# What the scores depend on. The head is drawn from the seed.
 _OF_THE_SCORES = (
     *("model", "checkpoint", "pretrained", "image_size", "num_blocks", "normalize", "resize", "sensitivity"),
     *("data", "root", "max_train", "shots", "train_on_validation", "split_seed", "skip_unreadable", "seed"),
@@ -133,11 +133,10 @@ def _shared_scores(job: Job) -> Sensitivity:
 def _scoring_config(config: RunConfig) -> RunConfig:
     """Only what the scores depend on, so that methods, budgets and recipes share them."""
     plain = RunConfig(config.model, config.data, scoring_method(config))
-    kept = {name: getattr(config, name) for name in _OF_THE_SCORES if name != "seed"}
+    kept = {name: getattr(config, name) for name in _OF_THE_SCORES}
     start: Literal["random", "gradient"] = "gradient" if config.needs_gradients else "random"
-    recipe = replace(plain.recipe, seed=config.seed)
     kept["sensitivity"] = replace(config.sensitivity, criterion=criterion_of(config))
-    return replace(plain, **kept, lora_start=start, recipe=recipe, device=config.device)
+    return replace(plain, **kept, lora_start=start, device=config.device)
 
 
 def scores_key(config: RunConfig) -> str:

@@ -16,8 +16,7 @@ from sensitune.runs._config import RunConfig, read_yaml
 ChooseBy = Literal["task", "method"]
 Setting = Mapping[str, Any]
 # What a sweep decides for its runs.
-_OF_THE_SWEEP = frozenset({"data", "train_on_validation", "test"})
-_NOT_CHOSEN = _OF_THE_SWEEP | {"recipe.seed"}
+_OF_THE_SWEEP = frozenset({"data", "seed", "train_on_validation", "test"})
 _TEXTS = ("about", "command", "hardware")
 
 
@@ -172,7 +171,7 @@ class SweepConfig:
         for key, values in self.choose.items():
             if twice := [value for index, value in enumerate(values) if value in values[:index]]:
                 raise ConfigError(f"`choose.{key}` has a value twice: {twice[0]}.")
-            if key in _NOT_CHOSEN:
+            if key in _OF_THE_SWEEP:
                 raise ConfigError(f"`choose` has {key!r}, which is set by the sweep itself. Leave it out.")
         self._check_names()
         for label in self.methods:
@@ -211,8 +210,7 @@ class SweepConfig:
         values = self.methods[label].to_dict()
         for key, value in setting.items():
             _set(values, key, value)
-        values["recipe"]["seed"] = seed
-        values |= {"data": self.sources[task], "train_on_validation": retrain, "test": False}
+        values |= {"seed": seed, "data": self.sources[task], "train_on_validation": retrain, "test": False}
         return RunConfig.from_dict(values)
 
     def with_settings(self, **settings: Any) -> SweepConfig:

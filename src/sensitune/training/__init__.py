@@ -15,7 +15,7 @@ test epoch. An interrupted run goes on from its last epoch with the same result.
 Paper: He et al., *Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning*, ICCV 2023, section 4.1.
 
 Example:
-    >>> recipe = Recipe(epochs=10, warmup_epochs=1)
+    >>> recipe = Recipe(epochs=10)
     >>> result = train(tuned, data, recipe, "runs/cells", transform=transform)  # doctest: +SKIP
     >>> result.test_accuracy_chosen  # doctest: +SKIP
     0.71

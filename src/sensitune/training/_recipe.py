@@ -26,12 +26,14 @@ class Recipe:
     """Images per step."""
     epochs: int = 100
     """Passes over the training split."""
-    warmup_epochs: float = 10.0
-    """Epochs over which the learning rate rises linearly; may be a fraction, must be below the epochs."""
+    warmup_share: float = 0.1
+    """Share of all steps over which the learning rate rises linearly; the published 10 of 100 epochs."""
     warmup_learning_rate: float = 1e-6
     """Learning rate of the first step."""
     final_learning_rate: float = 1e-5
     """Learning rate that the cosine falls to."""
+    dropout: float = 0.1
+    """Dropout on what the modules read, while training."""
     drop_path: float = 0.1
     """Probability of skipping a residual branch of the backbone while training (stochastic depth)."""
     label_smoothing: float = 0.0
@@ -42,19 +44,16 @@ class Recipe:
     """Arithmetic of the forward pass: auto is bfloat16 on CUDA hardware that has it, float32 elsewhere."""
     clip_grad_norm: float | None = None
     """Largest norm of the gradient; None leaves it alone."""
-    seed: int = 0
-    """Seed of everything random: new head, adapter initialisation, order of the images, dropout."""
+    validate: Literal["epochs", "end"] = "epochs"
+    """When the validation split is looked at: after every epoch, to choose one, or at the end alone, to save time."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             _check_range(name, getattr(self, name), low, high)
         if self.precision not in {"auto", "float32", "bfloat16"}:
             raise ArgumentError(f"`precision` must be 'auto', 'float32' or 'bfloat16'. Got {self.precision!r}.")
-        if self.warmup_epochs >= self.epochs:
-            raise ArgumentError(
-                f"`warmup_epochs` must be below `epochs` ({self.epochs}). Got {self.warmup_epochs}. "
-                "Lower `warmup_epochs` or raise `epochs`."
-            )
+        if self.validate not in {"epochs", "end"}:
+            raise ArgumentError(f"`validate` must be 'epochs' or 'end'. Got {self.validate!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, ready for JSON or YAML."""
@@ -67,14 +66,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0.0, math.inf),
     "batch_size": (1, math.inf),
     "epochs": (1, math.inf),
-    "warmup_epochs": (0.0, math.inf),
+    "warmup_share": (0.0, 0.99),
     "warmup_learning_rate": (0.0, math.inf),
     "final_learning_rate": (0.0, math.inf),
+    "dropout": (0.0, 0.99),
     "drop_path": (0.0, 0.99),
     "label_smoothing": (0.0, 0.99),
     "mixup": (0.0, math.inf),
     "clip_grad_norm": (1e-12, math.inf),
-    "seed": (0, 2**32 - 1),
 }
 
 

@@ -46,7 +46,7 @@ class TrainingResult:
         trained_params: Scalars that trained, head included.
         num_train_images: Size of the training split.
         seconds: Seconds of all epochs, without validation and test.
-        seed: The recipe's seed.
+        seed: Seed it trained with.
         device: Where it trained.
         precision: ``"float32"`` or ``"bfloat16"``.
         resumed_after: The epoch whose checkpoint it went on from; None for a run in one piece.

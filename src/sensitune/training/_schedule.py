@@ -21,8 +21,8 @@ def learning_rate_at(step: int, *, steps_per_epoch: int, recipe: Recipe) -> floa
     Returns:
         The learning rate, in the same unit as the recipe's.
     """
-    warmup = round(recipe.warmup_epochs * steps_per_epoch)
     total = recipe.epochs * steps_per_epoch
+    warmup = round(recipe.warmup_share * total)
     if step < warmup:
         return recipe.warmup_learning_rate + (recipe.learning_rate - recipe.warmup_learning_rate) * step / warmup
     # A warm-up just short of the end may round to all steps; then the peak is all there is left.

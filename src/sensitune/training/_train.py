@@ -44,15 +44,16 @@ def train(
     device: str | torch.device = "auto",
     num_workers: int = 0,
     cache_bytes: int = 2 * 2**30,
-    validate_every_epoch: bool = True,
+    seed: int = 0,
     progress: Callable[[TrainingProgress], None] | None = None,
 ) -> TrainingResult:
     """Train what requires a gradient, keep its weights, and say how good they are.
 
-    The validation split is evaluated after every epoch; the test split twice and only at the end: with the last
+    The validation split is evaluated after every epoch, or, where ``recipe.validate`` says so, after the last one
+    alone, which is then the chosen one; the test split twice and only at the end: with the last
     epoch's weights and with those of the epoch that was best on the validation split. Writes to `output_dir`:
     ``adapter/`` (last epoch), ``adapter_chosen/`` (chosen epoch), ``metrics.jsonl`` and ``training.json``; and, until
-    it is finished, ``checkpoints/``. Python's, NumPy's and torch's random states are seeded from the recipe.
+    it is finished, ``checkpoints/``. Python's, NumPy's and torch's random states are seeded.
 
     Args:
         model: A PEFT model (or any module with trainable parameters) that maps images [batch, 3, height, width] to
@@ -67,8 +68,8 @@ def train(
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         num_workers: Processes that read images; 0 reads them in this one.
         cache_bytes: Resized images are kept in memory up to this size for each split; 0 decodes them every epoch.
-        validate_every_epoch: False looks at the validation split after the last epoch alone, which is then the chosen
-            one: for a run of which nothing else is asked.
+        seed: Seed of the order of the images, of dropout and of all else that is random while it trains; from 0 to
+            2³² − 1.
         progress: Called after every step.
 
     Returns:
@@ -76,19 +77,21 @@ def train(
 
     Raises:
         NonFiniteError: If the loss becomes infinite or not a number; the message names the step and the epoch.
-        ArgumentError: If nothing requires a gradient, the model's outputs are not the data's classes, or the device is
-            one of several by number.
-        RunFolderError: If `output_dir` holds checkpoints of another recipe.
+        ArgumentError: If nothing requires a gradient, the model's outputs are not the data's classes, the device is
+            one of several by number, or the seed is out of range.
+        RunFolderError: If `output_dir` holds checkpoints of another recipe or seed.
     """
     place = resolve_device(device)
     if place.index:
         raise ArgumentError(
             f"`device` must not be numbered for training. Got {place}. Set CUDA_VISIBLE_DEVICES instead."
         )
+    if not 0 <= seed < 2**32:
+        raise ArgumentError(f"`seed` must be a whole number from 0 to {2**32 - 1}. Got {seed}.")
     images = _prepared_splits(data, transform, cache_bytes)
     _check_model(model, images["train"], data)
     folder = TrainingFolder(Path(output_dir))
-    run = _Run(model, recipe, images, folder, place, num_workers, validate_every_epoch, card)
+    run = _Run(model, recipe, images, folder, place, num_workers, seed, card)
     resumed_after = _open_checkpoints(run, resume=resume)
     metrics = list(read_metrics(run.folder.metrics)[: resumed_after or 0])
     chosen_epoch = run.fit(metrics, progress)
@@ -118,7 +121,7 @@ class _Run:
     folder: TrainingFolder
     device: torch.device
     num_workers: int
-    validate_every_epoch: bool
+    seed: int
     card: AdapterCard | None
 
     def fit(self, metrics: list[EpochMetrics], progress: Callable[[TrainingProgress], None] | None) -> int | None:
@@ -137,7 +140,7 @@ class _Run:
                 checkpoints=self.folder.checkpoints,
                 device=self.device,
                 num_workers=self.num_workers,
-                validate_every_epoch=self.validate_every_epoch,
+                seed=self.seed,
                 callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
             )
             trainer.train(resume_from_checkpoint=_last_checkpoint(self.folder))
@@ -167,7 +170,7 @@ class _Run:
         return {
             "trained_params": sum(parameter.numel() for parameter in _trained(self.model)),
             "num_train_images": len(self.images["train"]),
-            "seed": self.recipe.seed,
+            "seed": self.seed,
             "device": self.device.type,
             "precision": str(resolve_dtype(self.recipe.precision, self.device)).removeprefix("torch."),
         }
@@ -204,7 +207,7 @@ def _open_checkpoints(run: _Run, *, resume: bool) -> int | None:
     """Make the checkpoints' folder and return the epoch that its last one ends, or None for a start from scratch."""
     if not resume:
         shutil.rmtree(run.folder.checkpoints, ignore_errors=True)
-    settings = run.recipe.to_dict() | {"num_train_images": len(run.images["train"])}
+    settings = run.recipe.to_dict() | {"seed": run.seed, "num_train_images": len(run.images["train"])}
     record = run.folder.checkpoints / "recipe.json"
     if record.exists():
         _refuse_other_settings(json.loads(record.read_text(encoding="utf-8")), settings, run.folder.checkpoints)
