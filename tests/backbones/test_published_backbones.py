@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 from sensitune.allocation import allocate
 from sensitune.backbones import PUBLISHED_BACKBONES, Backbone, BackboneSpec, load_backbone
-from sensitune.cli import main
 from sensitune.errors import CheckpointError, ModelError
 from sensitune.sensitivity import estimate_sensitivity
+from sensitune_command import main
 
 Tensors = dict[str, torch.Tensor]
 Write = Callable[[Tensors, Path], None]

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sensitune.cli import main
-from sensitune.cli._main import COMMANDS
 from sensitune.errors import RunFolderError
 from sensitune.runs import RunConfig
+from sensitune_command import COMMANDS, main
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +54,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sensitune.cli._main._dispatch", interrupt)
+    monkeypatch.setattr("sensitune_command._dispatch", interrupt)
     assert main(["run"]) == 130
     assert capsys.readouterr().err == "Interrupted. The same command goes on where it stopped.\n"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sensitune.cli import main
 from sensitune.training import Recipe
+from sensitune_command import main
 
 
 @pytest.mark.slow

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sensitune.cli import main
 from sensitune.data import VTAB_TASKS, prepare_vtab1k, unpack_vtab1k
 from sensitune.data import _vtab_prepare as preparing
 from sensitune.data._vtab import VtabTask
 from sensitune.data._vtab_sources import VTAB_SOURCES, field, object_count, object_distance, vehicle_distance
 from sensitune.errors import ArgumentError, DataError
+from sensitune_command import main
 
 Rows = Sequence[Mapping[str, object]]
 

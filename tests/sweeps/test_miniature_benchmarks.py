@@ -20,8 +20,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from sensitune.cli import main
 from sensitune.data import FGVC_DATASETS, VTAB_TASKS, VtabTask, _vtab
+from sensitune_command import main
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # Instead of 800, 200 and 1,000 images, of up to 73,728 test images, and of up to 397 classes.

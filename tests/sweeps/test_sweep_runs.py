@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from sensitune.cli._main import main
 from sensitune.errors import ArgumentError, RunFolderError
 from sensitune.runs import RunConfig, RunFolder, run, run_evaluate
 from sensitune.sensitivity import Sensitivity
@@ -15,6 +14,7 @@ from sensitune.sweeps import JobOutcome, SweepConfig, collect, planned_runs, run
 from sensitune.sweeps._jobs import Job, run_job, scores_key
 from sensitune.sweeps._sweep import choose_settings, choosing_jobs, final_jobs, slug
 from sensitune.training import read_result
+from sensitune_command import main
 
 RATES = [1e-3, 3e-3]
 

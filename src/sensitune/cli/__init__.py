@@ -1,15 +1,14 @@
-"""The command line: ``sensitune run | sensitivity | allocate | train | evaluate | predict | merge | sites | demo``.
+"""The subcommands of ``sensitune``: run, sensitivity, allocate, train, evaluate, predict, merge, sites, demo, ...
 
-One file per subcommand, on the same dataclasses as the Python API: `sensitune run --recipe.epochs 20` sets what
-``RunConfig(recipe=Recipe(epochs=20))`` sets, and ``recipe: {epochs: 20}`` in a YAML file. A mistake of the user's is
-one sentence on standard error and exit code 2; ``SENSITUNE_DEBUG=1`` shows the traceback.
+One file per subcommand with a function ``main(arguments)``, found by its name by `sensitune_command`, the module beside
+this package that the command starts in. They read the same dataclasses as the Python API: `sensitune run
+--recipe.epochs 20` sets what ``RunConfig(recipe=Recipe(epochs=20))`` sets, and ``recipe: {epochs: 20}`` in a YAML file.
 
 Example:
-    >>> main(["--version"])
+    >>> import sensitune_command
+    >>> sensitune_command.main(["--version"])
     sensitune 0.1.0
     0
 """
 
-from sensitune.cli._main import main
-
-__all__ = ["main"]
+__all__: list[str] = []

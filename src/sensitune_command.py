@@ -1,4 +1,10 @@
-"""Finds the subcommand, and turns errors into sentences."""
+"""The ``sensitune`` command: what it can say about itself without the library, and the way to the subcommands.
+
+Importing `sensitune` takes seconds (torch, transformers and PEFT), so this module lies beside the package: ``--help``,
+``--version`` and a mistyped command are answered without it. A mistake of the user's is one sentence on standard error
+and exit code 2, an interruption exit code 130, even one while the libraries load; ``SENSITUNE_DEBUG=1`` shows the
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +14,6 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
-
-from sensitune.errors import ArgumentError, SensituneError
 
 COMMANDS = {
     "demo": "the whole method on a real model and real photographs, within 10 minutes on a CPU",
@@ -37,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 if all went well, 2 for a mistake of the user's, 130 if interrupted.
 
     Raises:
-        SensituneError: With ``SENSITUNE_DEBUG=1`` only, to show where a mistake was noticed.
-        OSError: Likewise, for files and disks.
+        Exception: A mistake of ours; and with ``SENSITUNE_DEBUG=1`` the user's too, to show where it was noticed.
     """
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
@@ -47,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted. The same command goes on where it stopped.\n")
         return 130
-    except (SensituneError, OSError) as error:
-        if os.environ.get("SENSITUNE_DEBUG") == "1":
+    except Exception as error:
+        if os.environ.get("SENSITUNE_DEBUG") == "1" or not _is_mistake_of_the_user(error):
             raise
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -64,14 +67,22 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if command not in COMMANDS:
         close = get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
-        raise ArgumentError(f"{command!r} is not a command. The closest one is {close!r}; see `sensitune --help`.")
-    # Each command imports what it needs: an overview should not wait for torch.
+        sys.stderr.write(
+            f"error: {command!r} is not a command. The closest one is {close!r}; see `sensitune --help`.\n"
+        )
+        return 2
     import_module(f"sensitune.cli._{command}").main(rest)
     return 0
 
 
+def _is_mistake_of_the_user(error: Exception) -> bool:
+    """Whether its message is a sentence for the user; where the errors' module is not loaded, nothing of ours is."""
+    errors = sys.modules.get("sensitune.errors")
+    return isinstance(error, OSError) or (errors is not None and isinstance(error, errors.SensituneError))
+
+
 def overview() -> str:
-    """What `sensitune --help` says."""
+    """What ``sensitune --help`` says."""
     lines = [f"  {name:<12} {summary}" for name, summary in COMMANDS.items()]
     return "\n".join(
         [
@@ -86,3 +97,7 @@ def overview() -> str:
             "",
         ]
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
