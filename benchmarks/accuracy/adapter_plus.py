@@ -45,7 +45,7 @@ from sensitune.sweeps import EngineSettings, JobOutcome, SweepConfig, SweepResul
 from sensitune.sweeps._jobs import _DIVERGED, Job
 from sensitune.sweeps._sweep import choosing_jobs, final_jobs
 from sensitune.sweeps.engines._run_jobs import run_jobs
-from sensitune.training import AdapterCard, evaluate, load_weights, read_result, train
+from sensitune.training import AdapterManifest, AdapterOrigin, evaluate, load_weights, read_result, train
 
 LABEL = "Adapter+"
 INIT_STD = 0.01
@@ -192,13 +192,15 @@ def _train_and_test(job: Job) -> None:
     data = build_data(config)
     backbone, adapters = _build(config, data.num_classes)
     transform = build_transform(config, backbone)
-    notes = {
-        "method": LABEL,
-        "rank": config.rank,
-        "trainable_params": sum(each.numel() for adapter in adapters for each in adapter.parameters()),
-        "seed": config.seed,
-        "data": data.info,
-    }
+    adapter_params = sum(each.numel() for adapter in adapters for each in adapter.parameters())
+    trained_params = sum(each.numel() for each in backbone.model.parameters() if each.requires_grad)
+    origin = AdapterOrigin.of(
+        data,
+        method=LABEL,
+        seed=config.seed,
+        trainable_params=adapter_params,
+        head_params=trained_params - adapter_params,
+    )
     if read_result(folder.path) is None:
         try:
             train(
@@ -207,7 +209,7 @@ def _train_and_test(job: Job) -> None:
                 config.recipe,
                 folder.path,
                 transform=transform,
-                card=AdapterCard(backbone.spec, backbone.weights_hash, data.class_names, transform, notes),
+                manifest=AdapterManifest(backbone.spec, backbone.weights_hash, data.class_names, transform, origin),
                 device=config.device,
                 num_workers=config.num_workers,
                 seed=config.seed,

@@ -35,7 +35,7 @@ from sensitune.runs import (
     run_train,
 )
 from sensitune.sensitivity import Sensitivity
-from sensitune.training import AdapterCard, load_tuned, predict_probabilities, read_result
+from sensitune.training import AdapterManifest, load_tuned, predict_probabilities, read_result
 
 
 def copied(finished: RunFolder, path: Path) -> RunFolder:
@@ -171,7 +171,7 @@ def test_every_method_trains_what_its_allocation_says(method: Method, config: Ru
 def test_a_limited_test_split_is_recorded(config: RunConfig, tmp_path: Path) -> None:
     folder = RunFolder.open(tmp_path / "run", replace(config, max_test=3, method="head", budget=None))
     run(folder)
-    assert AdapterCard.load(folder.training.adapter).notes["data"]["split_sizes"]["test"] == 3
+    assert AdapterManifest.load(folder.training.adapter).origin.data["split_sizes"]["test"] == 3
 
 
 def test_compared_methods_cost_what_the_uniform_lora_costs(config: RunConfig, tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_comparison_names_every_method_once(config: RunConfig, tmp_path: Path)
 def test_predictions_need_the_adapter_folder_alone(finished: RunFolder, images: Path) -> None:
     files = sorted(images.rglob("*.png"))[:5]
     predictions = predict(finished.training.adapter, files, device="cpu")
-    model, card = load_tuned(finished.training.adapter)
-    expected = predict_probabilities(model, [Image.open(file) for file in files], card.transform, device="cpu")
+    model, manifest = load_tuned(finished.training.adapter)
+    expected = predict_probabilities(model, [Image.open(file) for file in files], manifest.transform, device="cpu")
     torch.testing.assert_close(predictions.probabilities, expected)
     assert predictions.class_names == ("blue", "green", "red")
     assert predictions.files == tuple(files)
@@ -231,24 +231,49 @@ def test_a_merged_checkpoint_answers_like_the_adapter(finished: RunFolder, image
     path = merge(finished.training.adapter, tmp_path / "merged.safetensors")
     spec = BackboneSpec("vit_tiny_patch16_224", checkpoint=str(path))
     merged = load_backbone(spec, num_classes=3, keep_head=True)
-    _, card = load_tuned(finished.training.adapter)
+    _, manifest = load_tuned(finished.training.adapter)
     files = sorted(images.rglob("*.png"))[:6]
     expected = predict(finished.training.adapter, files, device="cpu").probabilities
-    found = predict_probabilities(merged.model, [Image.open(file) for file in files], card.transform, device="cpu")
+    found = predict_probabilities(merged.model, [Image.open(file) for file in files], manifest.transform, device="cpu")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert merged.class_names == ("blue", "green", "red")
+
+
+def test_an_adapter_folder_says_nothing_about_its_makers_machine(
+    finished: RunFolder, config: RunConfig, images: Path, tmp_path: Path
+) -> None:
+    base = merge(finished.training.adapter, tmp_path / "weights" / "base.safetensors")
+    settings = replace(config, method="head", budget=None, checkpoint=str(base), pretrained=True, num_blocks=None)
+    folder = RunFolder.open(tmp_path / "run", settings)
+    run(folder)
+    files = [file for file in folder.training.adapter.rglob("*") if file.is_file()]
+    assert len(files) >= 4
+    for place in (tmp_path, images, Path.home()):
+        assert not [file.name for file in files if str(place).encode() in file.read_bytes()]
+    manifest = AdapterManifest.load(folder.training.adapter)
+    assert (manifest.backbone.checkpoint, manifest.origin.data["source"]) == ("base.safetensors", "squares")
+    # In its run folder it finds the weights again; elsewhere it asks for them.
+    picture = next(images.rglob("*.png"))
+    expected = predict(folder.training.adapter, [picture], device="cpu").probabilities
+    alone = tmp_path / "alone"
+    shutil.copytree(folder.training.adapter, alone)
+    with pytest.raises(
+        ArgumentError, match=r"was tuned on the weight file base\.safetensors\. Give it as `checkpoint`"
+    ):
+        predict(alone, [picture], device="cpu")
+    torch.testing.assert_close(predict(alone, [picture], checkpoint=base, device="cpu").probabilities, expected)
 
 
 def test_another_base_is_refused(finished: RunFolder, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(finished.training.adapter, adapter)
-    card = AdapterCard.load(adapter)
-    replace(card, weights_hash="0" * 64).save(adapter)
+    manifest = AdapterManifest.load(adapter)
+    replace(manifest, weights_hash="0" * 64).save(adapter)
     with pytest.raises(AllocationMismatchError, match=r"was tuned on vit_tiny_patch16_224 with weights 000000000000"):
         load_tuned(adapter)
 
 
-def test_a_folder_without_a_card_is_no_adapter(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_no_adapter(tmp_path: Path) -> None:
     with pytest.raises(AdapterFileError, match=r"is not an adapter folder of a Sensitune run: it has"):
         load_tuned(tmp_path)
 

@@ -16,7 +16,7 @@ from sensitune.cli._run import comparison_row
 from sensitune.report import allocation_table, comparison_table, write_report
 from sensitune.runs import ComparedRun, DeviceName, RunConfig, build_data, compare, merge, open_image, predict
 from sensitune.sensitivity import Sensitivity
-from sensitune.training import AdapterCard, Recipe, predict_probabilities
+from sensitune.training import AdapterManifest, Recipe, predict_probabilities
 
 # All the demo's numbers. On 2 CPU cores the model trains some 36 images a second: 500 images x 6 epochs x 4 methods.
 UNIFORM_RANK = 2
@@ -94,7 +94,7 @@ def _show_predictions(console: Console, spt: ComparedRun, merged: Path) -> None:
     predictions = predict(spt.folder.training.adapter, files, device=spt.folder.config.device)
     spec = BackboneSpec(FOCUS_NAME, checkpoint=str(merged))
     plain = load_backbone(spec, num_classes=len(predictions.class_names), keep_head=True).model
-    transform = AdapterCard.load(spt.folder.training.adapter).transform
+    transform = AdapterManifest.load(spt.folder.training.adapter).transform
     again = predict_probabilities(plain, map(open_image, files), transform, device=spt.folder.config.device)
     for index, (file, label) in enumerate(zip(files, labels, strict=True)):
         name, probability = predictions.best(index)

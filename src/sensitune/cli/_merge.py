@@ -23,6 +23,6 @@ def merge(adapter: tyro.conf.Positional[Path], /, *, output: Path, checkpoint: P
     Args:
         adapter: Adapter folder of a run: RUN/adapter or RUN/adapter_chosen.
         output: File to write; must end in .safetensors.
-        checkpoint: The backbone's weight file, if it has moved since.
+        checkpoint: The backbone's weight file, if it has moved or the adapter has left its run folder.
     """
     show_path(make_console(), "merged checkpoint", merge_adapter(adapter, output, checkpoint=checkpoint))

@@ -40,7 +40,7 @@ def predict(
         adapter: Adapter folder of a run: RUN/adapter or RUN/adapter_chosen.
         images: Image files.
         output: CSV file to write; standard output by default.
-        checkpoint: The backbone's weight file, if it has moved since.
+        checkpoint: The backbone's weight file, if it has moved or the adapter has left its run folder.
         device: Where it runs.
         batch_size: Images that go through the model at once.
         skip_unreadable: Leave damaged images out and name them, instead of stopping at the first.

@@ -9,7 +9,7 @@ from sensitune.allocation import Allocation
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone
 from sensitune.data import ImageData, ImageTransform, load_data
 from sensitune.runs._config import RunConfig
-from sensitune.training import AdapterCard
+from sensitune.training import AdapterManifest, AdapterOrigin
 
 
 def backbone_spec(config: RunConfig) -> BackboneSpec:
@@ -59,16 +59,16 @@ def build_transform(config: RunConfig, backbone: Backbone) -> ImageTransform:
     return replace(transform, mean=backbone.mean, std=backbone.std) if config.normalize == "model" else transform
 
 
-def build_card(config: RunConfig, backbone: Backbone, data: ImageData, allocation: Allocation) -> AdapterCard:
-    """What the adapter folder says about itself."""
+def build_manifest(config: RunConfig, backbone: Backbone, data: ImageData, allocation: Allocation) -> AdapterManifest:
+    """What the adapter folder says about itself, and nothing about this machine."""
     spec = backbone.spec
     if spec.checkpoint is not None:
-        spec = replace(spec, checkpoint=str(Path(spec.checkpoint).resolve()))
-    notes = {
-        "method": config.method,
-        "trainable_params": allocation.trainable_params,
-        "head_params": allocation.head_params,
-        "seed": config.seed,
-        "data": data.info,
-    }
-    return AdapterCard(spec, backbone.weights_hash, data.class_names, build_transform(config, backbone), notes)
+        spec = replace(spec, checkpoint=Path(spec.checkpoint).name)
+    origin = AdapterOrigin.of(
+        data,
+        method=config.method,
+        seed=config.seed,
+        trainable_params=allocation.trainable_params,
+        head_params=allocation.head_params,
+    )
+    return AdapterManifest(spec, backbone.weights_hash, data.class_names, build_transform(config, backbone), origin)

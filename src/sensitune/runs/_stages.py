@@ -18,7 +18,7 @@ from sensitune.allocation import Allocation, lora_directions
 from sensitune.data import batches
 from sensitune.errors import DataError, RunFolderError
 from sensitune.runs._folder import RunFolder
-from sensitune.runs._ingredients import build_backbone, build_card, build_data, build_transform
+from sensitune.runs._ingredients import build_backbone, build_data, build_manifest, build_transform
 from sensitune.runs._methods import METHODS, criterion_of, needs_sensitivity, scoring_method
 from sensitune.runs._reporter import Reporter, Silent, report_training
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
@@ -163,7 +163,7 @@ def run_train(folder: RunFolder, *, reporter: Reporter | None = None) -> Trainin
         config.recipe,
         folder.path,
         transform=build_transform(config, backbone),
-        card=build_card(config, backbone, data, allocation),
+        manifest=build_manifest(config, backbone, data, allocation),
         device=config.device,
         num_workers=config.num_workers,
         seed=config.seed,
@@ -201,11 +201,11 @@ def run_evaluate(
     data = build_data(replace(config, test=True))
     if split not in data.dataset:
         raise DataError(f"The data has no split {split!r}. It has: {', '.join(data.dataset)}.")
-    model, card = load_tuned(adapter)
+    model, manifest = load_tuned(adapter, checkpoint=config.checkpoint)
     found = evaluate(
         model,
         data.dataset[split],
-        card.transform,
+        manifest.transform,
         batch_size=config.recipe.batch_size,
         device=config.device,
         precision=config.recipe.precision,

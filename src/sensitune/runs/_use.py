@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sensitune.backbones import save_checkpoint
 from sensitune.errors import DataError
+from sensitune.runs._folder import RunFolder
 from sensitune.training import load_tuned, predict_probabilities
 
 
@@ -58,7 +59,7 @@ def predict(
     Args:
         adapter: An adapter folder of a run.
         images: Image files.
-        checkpoint: The base weights, where they have moved since.
+        checkpoint: The base's weight file, if it has moved or the adapter has left its run folder.
         batch_size: Images per forward pass.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         skip_unreadable: Leave damaged images out instead of stopping at the first.
@@ -69,7 +70,7 @@ def predict(
     Raises:
         DataError: If there are no images, or one cannot be read.
     """
-    model, card = load_tuned(adapter, checkpoint=checkpoint)
+    model, manifest = load_tuned(adapter, checkpoint=checkpoint or _recorded_checkpoint(adapter))
     read: list[Path] = []
     skipped: list[Path] = []
 
@@ -85,8 +86,8 @@ def predict(
                 read.append(path)
                 yield image
 
-    probabilities = predict_probabilities(model, decoded(), card.transform, batch_size=batch_size, device=device)
-    return Predictions(tuple(read), card.class_names, probabilities, tuple(skipped))
+    probabilities = predict_probabilities(model, decoded(), manifest.transform, batch_size=batch_size, device=device)
+    return Predictions(tuple(read), manifest.class_names, probabilities, tuple(skipped))
 
 
 def open_image(path: Path) -> Image.Image:
@@ -122,18 +123,24 @@ def merge(
     Args:
         adapter: An adapter folder of a run.
         output: The file to write; must end in ``.safetensors``.
-        checkpoint: The base weights, where they have moved since.
+        checkpoint: The base's weight file, if it has moved or the adapter has left its run folder.
 
     Returns:
         The file.
     """
-    model, card = load_tuned(adapter, checkpoint=checkpoint)
+    model, manifest = load_tuned(adapter, checkpoint=checkpoint or _recorded_checkpoint(adapter))
     save_checkpoint(
         model.merge_and_unload(),
         output,
-        spec=card.backbone,
-        class_names=card.class_names,
-        preprocessing=card.transform.to_dict(),
-        metadata=dict(card.notes),
+        spec=manifest.backbone,
+        class_names=manifest.class_names,
+        preprocessing=manifest.transform.to_dict(),
+        metadata=asdict(manifest.origin),
     )
     return Path(output)
+
+
+def _recorded_checkpoint(adapter: str | os.PathLike[str]) -> str | None:
+    """The weight file that the run around an adapter folder was given: the adapter itself knows its name alone."""
+    run = Path(adapter).resolve().parent
+    return RunFolder.load(run).config.checkpoint if (run / "run.yaml").is_file() else None

@@ -18,7 +18,7 @@ from sensitune.runs._folder import RunFolder
 from sensitune.sweeps._jobs import Job, JobOutcome, scores_key
 from sensitune.sweeps._sweep_config import Setting, SweepConfig, describe, slug
 from sensitune.sweeps.engines._run_jobs import EngineSettings, run_jobs
-from sensitune.training import AdapterCard, read_result
+from sensitune.training import AdapterManifest, read_result
 
 Choices = Mapping[tuple[str, str], Setting]
 
@@ -337,7 +337,7 @@ def _tested(jobs: Iterable[Job], root: Path, choices: Choices, methods: Mapping[
         if result is None or job.test_accuracy is None:
             continue
         task, method, _, _ = job.name.split("/")
-        card = AdapterCard.load(RunFolder(job.folder, job.config).training.adapter)
+        manifest = AdapterManifest.load(RunFolder(job.folder, job.config).training.adapter)
         runs.append(
             SweepRun(
                 task=task,
@@ -346,7 +346,7 @@ def _tested(jobs: Iterable[Job], root: Path, choices: Choices, methods: Mapping[
                 setting=choices[task, methods[method]],
                 accuracy=job.test_accuracy,
                 validation_accuracy=result.validation_accuracy_last,
-                trainable_params=card.notes["trainable_params"],
+                trainable_params=manifest.origin.trainable_params,
                 seconds=result.seconds,
                 folder=str(job.folder.relative_to(root)),
             )

@@ -23,10 +23,10 @@ Example:
 
 from __future__ import annotations
 
-from sensitune.training._card import AdapterCard, load_tuned
 from sensitune.training._decay import no_weight_decay, parameter_groups
 from sensitune.training._device import resolve_device, resolve_dtype
 from sensitune.training._evaluate import Evaluation, evaluate, predict_probabilities
+from sensitune.training._manifest import AdapterManifest, AdapterOrigin, load_tuned
 from sensitune.training._probe import fit_head
 from sensitune.training._recipe import Precision, Recipe
 from sensitune.training._result import (
@@ -42,7 +42,8 @@ from sensitune.training._train import train
 from sensitune.training._weights import load_weights, save_weights
 
 __all__ = [
-    "AdapterCard",
+    "AdapterManifest",
+    "AdapterOrigin",
     "EpochMetrics",
     "Evaluation",
     "Precision",

@@ -16,10 +16,10 @@ from torch import nn
 from sensitune._files import atomic_write
 from sensitune.data import ImageData, ImageTransform, PreparedImages
 from sensitune.errors import ArgumentError, RunFolderError
-from sensitune.training._card import AdapterCard
 from sensitune.training._device import resolve_device, resolve_dtype
 from sensitune.training._evaluate import evaluate, evaluation_mode
 from sensitune.training._loss import logits_of
+from sensitune.training._manifest import AdapterManifest
 from sensitune.training._recipe import Recipe
 from sensitune.training._result import (
     EpochMetrics,
@@ -39,7 +39,7 @@ def train(
     output_dir: str | os.PathLike[str],
     *,
     transform: ImageTransform,
-    card: AdapterCard | None = None,
+    manifest: AdapterManifest | None = None,
     resume: bool = True,
     device: str | torch.device = "auto",
     num_workers: int = 0,
@@ -62,7 +62,7 @@ def train(
         recipe: The optimisation.
         output_dir: Where the files go.
         transform: How images become tensors; augmentation, if any, on the training split only.
-        card: Saved in the adapter folders, so that `load_tuned` can use them on their own.
+        manifest: Saved in the adapter folders, so that `load_tuned` can use them on their own.
         resume: Go on from the last checkpoint in `output_dir`, with the same result as a run in one piece; False
             removes the checkpoints and starts again.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -91,7 +91,7 @@ def train(
     images = _prepared_splits(data, transform, cache_bytes)
     _check_model(model, images["train"], data)
     folder = TrainingFolder(Path(output_dir))
-    run = _Run(model, recipe, images, folder, place, num_workers, seed, card)
+    run = _Run(model, recipe, images, folder, place, num_workers, seed, manifest)
     resumed_after = _open_checkpoints(run, resume=resume)
     metrics = list(read_metrics(run.folder.metrics)[: resumed_after or 0])
     chosen_epoch = run.fit(metrics, progress)
@@ -122,7 +122,7 @@ class _Run:
     device: torch.device
     num_workers: int
     seed: int
-    card: AdapterCard | None
+    manifest: AdapterManifest | None
 
     def fit(self, metrics: list[EpochMetrics], progress: Callable[[TrainingProgress], None] | None) -> int | None:
         """Train what is left to train, add to the metrics, keep the last weights; return the chosen epoch."""
@@ -144,7 +144,7 @@ class _Run:
                 callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
             )
             trainer.train(resume_from_checkpoint=_last_checkpoint(self.folder))
-        save_weights(self.model, self.folder.adapter, card=self.card)
+        save_weights(self.model, self.folder.adapter, manifest=self.manifest)
         return recorder.chosen_epoch
 
     def test(self, chosen_epoch: int | None) -> tuple[float | None, float | None]:
@@ -153,7 +153,7 @@ class _Run:
         if chosen_epoch is None:
             return last, None
         load_weights(self.model, self.folder.candidate(chosen_epoch))
-        save_weights(self.model, self.folder.chosen_adapter, card=self.card)
+        save_weights(self.model, self.folder.chosen_adapter, manifest=self.manifest)
         chosen = self._test_accuracy()
         load_weights(self.model, self.folder.adapter)
         return last, chosen

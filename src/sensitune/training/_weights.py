@@ -16,18 +16,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sensitune.errors import AdapterFileError
-from sensitune.training._card import AdapterCard
+from sensitune.training._manifest import AdapterManifest
 
 _PLAIN_WEIGHTS = "trained.safetensors"
 
 
-def save_weights(model: nn.Module, folder: str | os.PathLike[str], *, card: AdapterCard | None = None) -> None:
+def save_weights(model: nn.Module, folder: str | os.PathLike[str], *, manifest: AdapterManifest | None = None) -> None:
     """Write what trains to a folder that appears whole or not at all; an older one of that name is replaced.
 
     Args:
         model: A PEFT model (saved as PEFT saves it: adapter and head) or a plain module (its trained parameters).
         folder: The folder's final name.
-        card: Saved with it, so that it can be used on its own.
+        manifest: Saved with it, so that it can be used on its own.
     """
     with atomic_folder(folder) as temporary:
         if isinstance(model, PeftModel):
@@ -35,8 +35,8 @@ def save_weights(model: nn.Module, folder: str | os.PathLike[str], *, card: Adap
             model.save_pretrained(str(temporary), save_embedding_layers=False)
         else:
             save_file(_trained_tensors(model), temporary / _PLAIN_WEIGHTS)
-        if card is not None:
-            card.save(temporary)
+        if manifest is not None:
+            manifest.save(temporary)
 
 
 def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:

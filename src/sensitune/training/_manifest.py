@@ -1,0 +1,197 @@
+"""What an adapter folder carries beside PEFT's files: enough to predict with it, and to refuse another base."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from peft import PeftModel
+from safetensors import SafetensorError
+
+from sensitune._files import atomic_write
+from sensitune.backbones import BackboneSpec, load_backbone
+from sensitune.data import ImageData, ImageTransform
+from sensitune.errors import AdapterFileError, AllocationMismatchError, ArgumentError, ConfigError
+
+_NAME = "sensitune.json"
+
+
+@dataclass(frozen=True)
+class AdapterOrigin:
+    """The run that an adapter comes from.
+
+    Attributes:
+        method: The method's name.
+        seed: Seed of the run. A base without pretrained weights is drawn from it again.
+        trainable_params: Scalars that trained, the head not counted.
+        head_params: Scalars of the head.
+        data: `sensitune.data.ImageData.info`, with the source by name.
+    """
+
+    method: str
+    seed: int
+    trainable_params: int
+    head_params: int
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: ImageData, *, method: str, seed: int, trainable_params: int, head_params: int) -> AdapterOrigin:
+        """The origin of an adapter that was trained on some data.
+
+        Args:
+            data: The data.
+            method: As in the class.
+            seed: As in the class.
+            trainable_params: As in the class.
+            head_params: As in the class.
+
+        Returns:
+            The origin; of the data's source, where it is a path, the name alone.
+        """
+        info = dict(data.info)
+        if "source" in info:
+            info["source"] = ", ".join(map(_without_folder, str(info["source"]).split(", ")))
+        return cls(method, seed, trainable_params, head_params, info)
+
+
+@dataclass(frozen=True)
+class AdapterManifest:
+    """How to build the model an adapter belongs to, and what its outputs mean: the content of ``sensitune.json``.
+
+    An adapter is made to be shared, so it says nothing about its maker's machine: the checkpoint goes by its file name
+    and the weights' hash, and absolute paths are refused.
+
+    Attributes:
+        backbone: What the base model is built from.
+        weights_hash: `sensitune.backbones.weights_hash` of the base model.
+        class_names: Name of every class id.
+        transform: How images become tensors; without its augmentation when it is saved.
+        origin: The run it comes from.
+
+    Raises:
+        ArgumentError: If the checkpoint is not a mere file name, or the origin holds an absolute path.
+    """
+
+    backbone: BackboneSpec
+    weights_hash: str
+    class_names: tuple[str, ...]
+    transform: ImageTransform
+    origin: AdapterOrigin
+
+    def __post_init__(self) -> None:
+        checkpoint = self.backbone.checkpoint
+        if checkpoint is not None and Path(checkpoint).name != checkpoint:
+            raise ArgumentError(
+                f"`backbone.checkpoint` of an adapter's manifest must be a file name. Got {checkpoint!r}. Leave its "
+                "folder out."
+            )
+        if path := next(_absolute_paths(self.origin.data), None):
+            raise ArgumentError(
+                f"`origin.data` of an adapter's manifest must not hold a path of this machine: {path!r}."
+            )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``sensitune.json`` into an adapter folder.
+
+        Args:
+            folder: The adapter folder.
+        """
+        values = {
+            "backbone": self.backbone.to_dict(),
+            "weights_hash": self.weights_hash,
+            "class_names": list(self.class_names),
+            "transform": self.transform.for_evaluation().to_dict(),
+            "origin": asdict(self.origin),
+        }
+        with atomic_write(Path(folder) / _NAME) as temporary:
+            temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> AdapterManifest:
+        """Read what `save` wrote.
+
+        Args:
+            folder: The adapter folder.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            AdapterFileError: If the folder has no manifest, or a damaged one.
+        """
+        path = Path(folder) / _NAME
+        if not path.is_file():
+            raise AdapterFileError(
+                f"{os.fspath(folder)} is not an adapter folder of a Sensitune run: it has no {_NAME}. "
+                "Give the `adapter` folder of a run."
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                backbone=BackboneSpec.from_dict(values["backbone"]),
+                weights_hash=values["weights_hash"],
+                class_names=tuple(values["class_names"]),
+                transform=ImageTransform.from_dict(values["transform"]),
+                origin=AdapterOrigin(**values["origin"]),
+            )
+        except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
+            raise AdapterFileError(f"{path} is damaged: {error}. Train again, or restore the file.") from error
+
+
+def load_tuned(
+    folder: str | os.PathLike[str], *, checkpoint: str | os.PathLike[str] | None = None
+) -> tuple[PeftModel, AdapterManifest]:
+    """Build the tuned model again from its adapter folder alone, plus its base weights.
+
+    Args:
+        folder: An adapter folder that `train` wrote with a manifest.
+        checkpoint: The base's weight file, if the manifest names one; None takes the weights that belong to the base's
+            name.
+
+    Returns:
+        The PEFT model in eval mode on the CPU, and its manifest.
+
+    Raises:
+        AdapterFileError: If the folder is not an adapter folder, or a damaged one.
+        AllocationMismatchError: If the base weights are not those the adapter was tuned on.
+        ArgumentError: If the manifest names a weight file and `checkpoint` is missing.
+    """
+    manifest = AdapterManifest.load(folder)
+    spec = manifest.backbone if checkpoint is None else replace(manifest.backbone, checkpoint=os.fspath(checkpoint))
+    if checkpoint is None and spec.checkpoint is not None:
+        raise ArgumentError(
+            f"{os.fspath(folder)} was tuned on the weight file {spec.checkpoint}. Give it as `checkpoint`."
+        )
+    backbone = load_backbone(spec, num_classes=len(manifest.class_names), seed=manifest.origin.seed)
+    if backbone.weights_hash != manifest.weights_hash:
+        raise AllocationMismatchError(
+            f"{os.fspath(folder)} was tuned on {manifest.backbone.name} with weights {manifest.weights_hash[:12]}. "
+            f"Got weights {backbone.weights_hash[:12]}. Give the `checkpoint` it was tuned on."
+        )
+    try:
+        return PeftModel.from_pretrained(backbone.model, os.fspath(folder)).eval(), manifest
+    except SafetensorError as error:
+        raise AdapterFileError(f"The weights in {os.fspath(folder)} are damaged: {error}. Train again.") from error
+
+
+def _without_folder(source: str) -> str:
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def _absolute_paths(value: Any) -> Iterator[str]:
+    """The texts in plain values that name a place on a machine."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _absolute_paths(key)
+            yield from _absolute_paths(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _absolute_paths(each)
+    elif isinstance(value, str) and (
+        PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith("~")
+    ):
+        yield value

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sensitune.backbones import BackboneSpec
+from sensitune.data import ImageData, ImageTransform
+from sensitune.errors import AdapterFileError, ArgumentError
+from sensitune.training import AdapterManifest, AdapterOrigin, load_tuned
+
+NAME = "sensitune.json"
+
+
+def make_manifest(**changes: Any) -> AdapterManifest:
+    origin = AdapterOrigin("spt-lora", seed=3, trainable_params=100, head_params=9, data={"source": "wood"})
+    manifest = AdapterManifest(
+        BackboneSpec("vit_tiny_patch16_224", checkpoint="vit.npz", image_size=32),
+        "0" * 64,
+        ("red", "green"),
+        ImageTransform(32, resize=40),
+        origin,
+    )
+    return replace(manifest, **changes)
+
+
+def test_a_manifest_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    make_manifest().save(tmp_path)
+    assert AdapterManifest.load(tmp_path) == make_manifest()
+
+
+def test_the_augmentation_of_the_training_is_not_part_of_it(tmp_path: Path) -> None:
+    augmented = replace(make_manifest().transform, augment=True)
+    make_manifest(transform=augmented).save(tmp_path)
+    assert AdapterManifest.load(tmp_path) == make_manifest()
+
+
+def test_of_the_data_only_the_name_is_kept(data: ImageData) -> None:
+    placed = replace(data, info={"source": "/home/someone/pictures/wood", "split": "as in the folder"})
+    counts: dict[str, Any] = {"method": "head", "seed": 0, "trainable_params": 0, "head_params": 9}
+    assert AdapterOrigin.of(placed, **counts).data == {"source": "wood", "split": "as in the folder"}
+    shards = replace(data, info={"source": "/a/train-*.tar, /a/test-*.tar"})
+    assert AdapterOrigin.of(shards, **counts).data == {"source": "train-*.tar, test-*.tar"}
+    hub = replace(data, info={"source": "hf:someone/wood"})
+    assert AdapterOrigin.of(hub, **counts).data == {"source": "hf:someone/wood"}
+
+
+def test_the_checkpoint_goes_by_its_name() -> None:
+    spec = BackboneSpec("vit_tiny_patch16_224", checkpoint="/home/someone/vit.npz")
+    with pytest.raises(
+        ArgumentError, match=r"must be a file name\. Got '/home/someone/vit\.npz'\. Leave its folder out"
+    ):
+        make_manifest(backbone=spec)
+
+
+@pytest.mark.parametrize("path", ["/home/someone/wood", "C:\\wood", "~/wood"])
+def test_a_path_of_the_makers_machine_is_refused(path: str) -> None:
+    origin = replace(make_manifest().origin, data={"splits": [{"train": path}]})
+    with pytest.raises(ArgumentError, match="must not hold a path of this machine"):
+        make_manifest(origin=origin)
+
+
+def test_a_tuned_weight_file_has_to_be_given_again(tmp_path: Path) -> None:
+    make_manifest().save(tmp_path)
+    with pytest.raises(ArgumentError, match=r"was tuned on the weight file vit\.npz\. Give it as `checkpoint`\."):
+        load_tuned(tmp_path)
+
+
+def test_a_folder_without_a_manifest_is_no_adapter_folder(tmp_path: Path) -> None:
+    with pytest.raises(AdapterFileError, match=r"it has no sensitune\.json\. Give the `adapter` folder of a run"):
+        AdapterManifest.load(tmp_path)
