@@ -30,12 +30,10 @@ def sparse_only(outline: ModelOutline, indices: dict[str, torch.Tensor]) -> Allo
     """An allocation of nothing but these entries and the class token."""
     return Allocation(
         outline=outline,
-        structured=(),
+        structured={},
         vectors=(),
         sparse={name: chosen for name, chosen in indices.items() if chosen.numel()},
-        rank=8,
-        structured_type=None,
-        method="synthetic",
+        rule="synthetic",
         always_trained=tuple(outline.always_trained),
     )
 

@@ -83,7 +83,7 @@ def slow_walk(sensitivity: Sensitivity, options: dict[str, Any], *, limit: float
 def choices(allocation: Allocation) -> dict[str, Any]:
     """What two allocations must agree on."""
     sparse = {name: indices.tolist() for name, indices in allocation.sparse.items()}
-    return {"structured": allocation.structured, "vectors": allocation.vectors, "sparse": sparse}
+    return {"structured": tuple(allocation.structured), "vectors": allocation.vectors, "sparse": sparse}
 
 
 def expected(state: Walked, sensitivity: Sensitivity) -> dict[str, Any]:
@@ -303,7 +303,7 @@ def test_nothing_but_the_class_token_is_trained_at_the_smallest_budget(make_outl
 def test_the_origin_of_the_scores_travels_with_the_allocation(make_outline: Make) -> None:
     allocation = allocate(uniform_scores(make_outline([(4, 4)])), budget=5)
     assert allocation.metadata == {"criterion": "squared_gradient", "num_batches": 4}
-    assert (allocation.method, allocation.alpha, allocation.beta, allocation.budget) == ("spt", 10.0, 5.0, 5)
+    assert (allocation.rule, allocation.alpha, allocation.beta, allocation.budget) == ("spt", 10.0, 5.0, 5)
 
 
 def test_a_share_of_the_backbone_is_a_budget(make_outline: Make) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sensitune.allocation import Allocation, module_params
+from sensitune.allocation import Allocation, SiteRow, module_params
 from sensitune.errors import AdapterFileError, ArgumentError
 from sensitune.sites import ModelOutline
 
@@ -25,10 +25,9 @@ def allocation(make_outline: Make) -> Allocation:
     """Structured 2·(5 + 7) = 24, whole 6, sparse 2 + 1, class token 4."""
     return Allocation(
         outline=make_outline([(5, 7), (6,), (3, 3), (2, 2, 2), (4,)], token=4),
-        structured=("blocks.0.matrix",),
+        structured={"blocks.0.matrix": 2},
         vectors=("blocks.1.vector",),
         sparse={"blocks.2.matrix": torch.tensor([0, 8]), "blocks.3.tensor": torch.tensor([7])},
-        rank=2,
         structured_type="lora",
         tau=12,
         budget=37,
@@ -49,21 +48,15 @@ def test_the_parts_add_up_to_the_trainable_parameters(allocation: Allocation) ->
 
 def test_the_rows_of_the_table_add_up_to_the_trainable_parameters(allocation: Allocation) -> None:
     rows = allocation.table()
-    assert sum(row["params"] for row in rows) == allocation.trainable_params
-    assert [row["tuning"] for row in rows] == ["always", "structured", "vector", "sparse", "sparse", "frozen"]
-    assert rows[1] == {
-        "site": "blocks.0.matrix",
-        "block": 0,
-        "operation": "matrix",
-        "kind": "matrix",
-        "tuning": "structured",
-        "params": 24,
-    }
+    assert sum(row.params for row in rows) == allocation.trainable_params
+    assert [row.tuning for row in rows] == ["always", "structured", "vector", "sparse", "sparse", "frozen"]
+    assert rows[0] == SiteRow("cls_token", None, "cls_token", "tensor", "always", params=4, size=4)
+    assert rows[1] == SiteRow("blocks.0.matrix", 0, "matrix", "matrix", "structured", params=24, size=35)
 
 
 def test_the_summary_shows_each_operation_and_both_totals(allocation: Allocation) -> None:
     lines = allocation.summary().splitlines()
-    assert lines[0] == "spt allocation: lora, rank 2, budget 37, tau 12"
+    assert lines[0] == "spt allocation: LoRA of rank 2, budget 37, tau 12"
     assert lines[2].split() == [
         "operation",
         "sites",
@@ -104,33 +97,21 @@ def ranked(allocation: Allocation) -> Allocation:
     """The same with a second module of a rank of its own: 3·(3 + 3) = 18 instead of 2 sparse entries."""
     return dataclasses.replace(
         allocation,
-        structured=("blocks.0.matrix", "blocks.2.matrix"),
+        structured={"blocks.2.matrix": 3, "blocks.0.matrix": 2},
         sparse={"blocks.3.tensor": torch.tensor([7])},
-        ranks={"blocks.2.matrix": 3},
     )
 
 
 def test_each_module_may_have_a_rank_of_its_own(ranked: Allocation) -> None:
-    assert [ranked.rank_of(name) for name in ranked.structured] == [2, 3]
+    assert list(ranked.structured.items()) == [("blocks.0.matrix", 2), ("blocks.2.matrix", 3)]  # the sites' order
     assert (ranked.structured_params, ranked.trainable_params) == (24 + 18, 37 - 2 + 18)
-    assert [row["params"] for row in ranked.table()] == [4, 24, 6, 18, 1, 0]
-    assert ranked.summary().startswith("spt allocation: lora, ranks 2 to 3, budget 37")
+    assert [row.params for row in ranked.table()] == [4, 24, 6, 18, 1, 0]
+    assert ranked.summary().startswith("spt allocation: LoRA of ranks 2 to 3, budget 37")
 
 
 def test_ranks_survive_the_disk(ranked: Allocation, tmp_path: Path) -> None:
     ranked.save(tmp_path / "a.safetensors")
     assert as_dict(Allocation.load(tmp_path / "a.safetensors")) == as_dict(ranked)
-
-
-def test_a_file_from_before_there_were_ranks_still_loads(allocation: Allocation, tmp_path: Path) -> None:
-    allocation.save(tmp_path / "a.safetensors")
-    rewrite(tmp_path / "a.safetensors", lambda _, header: header.pop("ranks"))
-    assert as_dict(Allocation.load(tmp_path / "a.safetensors")) == as_dict(allocation)
-
-
-def test_a_site_without_a_module_has_no_rank(allocation: Allocation) -> None:
-    with pytest.raises(ArgumentError, match=r"`blocks.2.matrix` has no module, so it has no rank"):
-        allocation.rank_of("blocks.2.matrix")
 
 
 def test_an_allocation_without_sparse_entries_can_be_saved(allocation: Allocation, tmp_path: Path) -> None:
@@ -165,11 +146,11 @@ def add_an_unknown_site(tensors: dict[str, torch.Tensor], header: dict[str, Any]
 
 
 def structure_a_vector(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
-    header["structured"] = ["blocks.1.vector"]
+    header["structured"] = {"blocks.1.vector": 2}
 
 
-def forget_the_rank(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
-    del header["rank"]
+def forget_the_rule(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    del header["rule"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +160,7 @@ def forget_the_rank(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
         (exceed_the_site, "is damaged: Index 8 of `blocks.3.tensor` lies outside its 8 scalars"),
         (add_an_unknown_site, "is damaged: `blocks.9.matrix` is not one of the 5 sites that the model ranks"),
         (structure_a_vector, "is damaged: `blocks.1.vector` is a vector; only a matrix can be structured"),
-        (forget_the_rank, "is damaged: 'rank'"),
+        (forget_the_rule, "is damaged: 'rule'"),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_reason(
@@ -223,7 +204,7 @@ def test_a_failed_save_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"structured": ("nowhere",)}, "`nowhere` is not one of the 5 sites"),
+        ({"structured": {"nowhere": 1}}, "`nowhere` is not one of the 5 sites"),
         ({"vectors": ("blocks.2.matrix",)}, "`blocks.2.matrix` is a matrix; only a vector can be tuned whole"),
         ({"structured_type": None}, "`structured_type` must be 'lora' or 'adapter' when sites are structured"),
         ({"sparse": {"blocks.1.vector": torch.tensor([1])}}, "`blocks.1.vector` is tuned twice"),
@@ -232,12 +213,11 @@ def test_a_failed_save_leaves_nothing_behind(
         ({"sparse": {"blocks.4.vector": torch.tensor([1, 1])}}, "must be sorted and without repetition"),
         ({"sparse": {"blocks.4.vector": torch.tensor([0.5])}}, "must be a non-empty 1-D int64 tensor"),
         ({"sparse": {"blocks.4.vector": torch.empty(0, dtype=torch.int64)}}, "must be a non-empty 1-D int64 tensor"),
-        ({"ranks": {"blocks.2.matrix": 1}}, "`ranks` names `blocks.2.matrix`, which has no module"),
         (
-            {"ranks": {"blocks.0.matrix": 0}},
-            "The rank of `blocks.0.matrix` must be a whole number of at least 1. Got 0",
+            {"structured": {"blocks.0.matrix": 0}},
+            "The rank of `blocks.0.matrix` must be a whole number of at least 1. G",
         ),
-        ({"ranks": {"blocks.0.matrix": 1.5}}, "The rank of `blocks.0.matrix` must be a whole number"),
+        ({"structured": {"blocks.0.matrix": 1.5}}, "The rank of `blocks.0.matrix` must be a whole number"),
         ({"always_trained": ("mask_token",)}, "`mask_token` is not a parameter that the model always trains"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_rank_above_the_gradients_is_completed_by_orthogonal_rows(make_outline
 
 def test_every_site_gets_directions_of_its_own_rank(make_outline: Make) -> None:
     outline = make_outline([(6, 9), (9, 6), (5,)])
-    allocation = replace(uniform(outline, 2), ranks={"blocks.1.matrix": 5})
+    allocation = replace(uniform(outline, 2), structured={"blocks.0.matrix": 2, "blocks.1.matrix": 5})
     directions = lora_directions(sensitivity_of(outline), allocation)
     assert {name: tuple(one.shape) for name, one in directions.items()} == {
         "blocks.0.matrix": (2, 9),

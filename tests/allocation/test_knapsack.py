@@ -53,7 +53,7 @@ def captured(allocation: Allocation, sensitivity: Sensitivity) -> float:
         gradient = sensitivity.gradient_of(site).double()
         if site.id in allocation.structured:
             matrix = gradient.t() if site.transposed else gradient.flatten(1)
-            directions = torch.linalg.svd(matrix).Vh[: allocation.rank_of(site.id)]
+            directions = torch.linalg.svd(matrix).Vh[: allocation.structured[site.id]]
             total += float((matrix @ directions.t()).square().sum())
         elif site.id in allocation.vectors:
             total += float(gradient.square().sum())
@@ -121,7 +121,7 @@ def test_the_budget_is_spent_exactly_within_the_bound_or_refused(make_outline: M
     assert metadata["gain"] <= best + 1e-9
     assert best <= metadata["gain_bound"] + 1e-9
     assert metadata["gain_bound"] <= metadata["energy"] + 1e-9
-    assert all(allocation.rank_of(name) <= (max_rank or 99) for name in allocation.structured)
+    assert all(rank <= (max_rank or 99) for rank in allocation.structured.values())
 
 
 def test_almost_all_of_the_best_gain_is_reached(make_outline: Make) -> None:
@@ -144,7 +144,7 @@ def test_a_matrix_of_low_rank_gets_that_rank_and_scattered_entries_stay_single(m
     scattered.view(-1)[torch.randperm(600)[:40]] = 10.0
     gradients = {"blocks.0.matrix": low_rank, "blocks.1.matrix": scattered, "blocks.2.vector": torch.full((5,), 9.0)}
     allocation = knapsack_allocation(with_gradients(outline, gradients), budget=3 * 50 + 40 + 5)
-    assert (allocation.ranks, allocation.rank) == ({"blocks.0.matrix": 3}, 3)
+    assert allocation.structured == {"blocks.0.matrix": 3}
     assert allocation.vectors == ("blocks.2.vector",)
     assert torch.equal(allocation.sparse["blocks.1.matrix"], scattered.flatten().nonzero().flatten())
     assert allocation.metadata["gain"] == pytest.approx(allocation.metadata["energy"], rel=1e-5)
@@ -156,8 +156,8 @@ def test_a_lower_limit_on_the_rank_leaves_more_to_the_others(make_outline: Make)
     gradients = {"blocks.0.matrix": strong, "blocks.1.matrix": weak, "blocks.2.vector": torch.full((9,), 0.1)}
     sensitivity = with_gradients(make_outline([(40, 60), (40, 60), (9,)]), gradients)
     free, limited = (knapsack_allocation(sensitivity, budget=203, max_rank=rank) for rank in (None, 1))
-    assert free.ranks == {"blocks.0.matrix": 2}
-    assert limited.ranks == {"blocks.0.matrix": 1, "blocks.1.matrix": 1}
+    assert free.structured == {"blocks.0.matrix": 2}
+    assert limited.structured == {"blocks.0.matrix": 1, "blocks.1.matrix": 1}
     assert limited.metadata["gain"] < free.metadata["gain"]
 
 
@@ -169,7 +169,7 @@ def test_without_modules_the_largest_gradients_are_taken(make_outline: Make) -> 
     starts = dict(zip([site.id for site in outline.sites], [0, 20, 26], strict=True))
     found = torch.cat([starts[name] + indices for name, indices in allocation.sparse.items()])
     assert torch.equal(found.sort().values, flat.topk(10).indices.sort().values)
-    assert (allocation.structured, allocation.structured_type, allocation.rank) == ((), None, 1)
+    assert (allocation.structured, allocation.structured_type) == ({}, None)
 
 
 def test_equal_entries_go_by_site_order_then_by_lower_index(make_outline: Make) -> None:
@@ -190,7 +190,7 @@ def test_a_matrix_is_read_as_out_by_in_however_it_is_stored() -> None:
     sites = tuple(make_site(name, shape, transposed=name == "conv1d") for name, shape in shapes.items())
     outline = ModelOutline(sites, ("head",), 0, {}, {}, 1800)
     allocation = knapsack_allocation(with_gradients(outline, stored), budget=3 * 2 * 50)
-    assert allocation.ranks == dict.fromkeys(shapes, 2)
+    assert allocation.structured == dict.fromkeys(shapes, 2)
 
 
 def test_a_list_of_budgets_gives_what_each_gives_alone(make_outline: Make) -> None:
@@ -206,7 +206,7 @@ def test_the_allocation_says_how_it_was_made(make_outline: Make) -> None:
     sensitivity = random_gradients(make_outline([(12, 8), (12,)]), seed=3)
     origin = Sensitivity(sensitivity.scores, sensitivity.outline, {"num_batches": 16}, gradients=sensitivity.gradients)
     allocation = knapsack_allocation(origin, budget=50)
-    assert (allocation.method, allocation.tau, allocation.alpha) == ("knapsack", None, None)
+    assert (allocation.rule, allocation.tau, allocation.alpha) == ("knapsack", None, None)
     assert allocation.metadata.keys() == {"num_batches", "criterion", "gain", "gain_bound", "energy"}
     assert allocation.metadata["criterion"] == "accumulated_gradient"
 

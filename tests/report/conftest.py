@@ -38,10 +38,9 @@ def allocation(outline: ModelOutline) -> Allocation:
     """8 + 8 parameters of LoRA of rank 1, a whole vector of 4, 3 sparse values, a token of 4: 27."""
     return Allocation(
         outline=outline,
-        structured=("blocks.0.attn.qkv.weight[v]", "blocks.1.attn.qkv.weight[v]"),
+        structured={"blocks.0.attn.qkv.weight[v]": 1, "blocks.1.attn.qkv.weight[v]": 1},
         vectors=("blocks.0.norm1.weight",),
         sparse={"blocks.1.mlp.fc1.weight": torch.tensor([0, 5, 31])},
-        rank=1,
         structured_type="lora",
         tau=10,
         always_trained=("cls_token",),

@@ -23,8 +23,8 @@ from sensitune.report import (
     figure_by_operation,
     figure_heat_map,
     save_figure,
-    sensitive_counts,
 )
+from sensitune.report._counts import count_subject
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline
 
@@ -48,7 +48,7 @@ def _row(method: str, params: int, last: float | None, chosen: float | None = No
 
 
 def test_the_most_sensitive_scalars_are_counted_by_site(sensitivity: Sensitivity) -> None:
-    counts = sensitive_counts(sensitivity, tau=10)
+    counts = {row.site: row.params for row in count_subject(sensitivity, 10).rows}
     assert {name: count for name, count in counts.items() if count} == {
         "blocks.1.attn.qkv.weight[v]": 8,
         "blocks.1.mlp.fc1.weight": 2,
@@ -57,7 +57,7 @@ def test_the_most_sensitive_scalars_are_counted_by_site(sensitivity: Sensitivity
 
 
 def test_a_score_of_zero_is_not_sensitive(sensitivity: Sensitivity) -> None:
-    assert sum(sensitive_counts(sensitivity, tau=172).values()) == 12
+    assert count_subject(sensitivity, 172).total == 12
     assert _axes(figure_by_block(sensitivity, tau=172)).texts[0].get_text() == "% of the 12 most sensitive parameters"
 
 
@@ -111,14 +111,14 @@ def test_an_allocation_refuses_a_tau(draw, allocation: Allocation) -> None:
 
 @pytest.mark.parametrize("draw", FIGURES)
 def test_an_allocation_of_the_head_alone_cannot_be_drawn(draw, allocation: Allocation) -> None:
-    head_only = dataclasses.replace(allocation, structured=(), vectors=(), sparse={}, always_trained=())
+    head_only = dataclasses.replace(allocation, structured={}, vectors=(), sparse={}, always_trained=())
     with pytest.raises(ArgumentError, match="Trainable parameters cannot be drawn: there are none."):
         draw(head_only)
 
 
 def test_a_model_without_blocks_has_no_heat_map(outline: ModelOutline) -> None:
     flat = dataclasses.replace(outline, sites=outline.sites[-1:])
-    allocation = Allocation(flat, (), ("norm.weight",), {}, rank=1, structured_type=None)
+    allocation = Allocation(flat, {}, ("norm.weight",), {})
     with pytest.raises(ArgumentError, match="A heat map needs blocks; this model has none"):
         figure_heat_map(allocation)
     assert [tick.get_text() for tick in _axes(figure_by_block(allocation)).get_xticklabels()] == ["outside"]

@@ -54,7 +54,7 @@ def test_an_unknown_grouping_is_refused(allocation: Allocation) -> None:
 
 
 def test_an_allocation_that_trains_only_the_head_has_no_shares(allocation: Allocation) -> None:
-    head_only = dataclasses.replace(allocation, structured=(), vectors=(), sparse={}, always_trained=())
+    head_only = dataclasses.replace(allocation, structured={}, vectors=(), sparse={}, always_trained=())
     assert {row.share for row in allocation_table(head_only).rows} == {0.0}
 
 

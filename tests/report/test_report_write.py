@@ -51,7 +51,7 @@ def test_what_was_not_measured_is_left_out(allocation: Allocation, tmp_path: Pat
 
 
 def test_a_run_that_trains_only_the_head_has_a_report_without_figures(allocation: Allocation, tmp_path: Path) -> None:
-    head_only = dataclasses.replace(allocation, structured=(), vectors=(), sparse={}, always_trained=())
+    head_only = dataclasses.replace(allocation, structured={}, vectors=(), sparse={}, always_trained=())
     page = write_report(tmp_path, head_only)[0].read_text(encoding="utf-8")
     assert "![" not in page
 

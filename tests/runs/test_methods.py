@@ -101,7 +101,7 @@ def test_every_method_with_a_budget_spends_it_exactly(method: Method) -> None:
 def test_the_knapsack_gives_each_matrix_the_rank_that_pays() -> None:
     config = replace(CONFIG, method="spt-lora", budget=900, placement="knapsack")
     allocation = METHODS["spt-lora"].place(config, outline_model(make_model()), make_sensitivity("spt-lora"))
-    assert (allocation.method, allocation.trainable_params) == ("knapsack", 900)
+    assert (allocation.rule, allocation.trainable_params) == ("knapsack", 900)
 
 
 def test_a_method_of_its_own_criterion_ranks_by_that(config: RunConfig) -> None:

@@ -213,10 +213,9 @@ def random_allocation(model: nn.Module, generator: torch.Generator) -> Allocatio
             sparse[site.id] = torch.randperm(site.numel, generator=generator)[:count].sort().values
     return Allocation(
         outline=outline,
-        structured=tuple(structured),
+        structured=dict.fromkeys(structured, 2),
         vectors=tuple(vectors),
         sparse=sparse,
-        rank=2,
         structured_type="lora",
         always_trained=tuple(outline.always_trained),
     )

@@ -282,9 +282,7 @@ def test_a_tied_embedding_is_frozen_by_default_and_tuning_it_is_refused() -> Non
     model = build("gpt2")
     outline = outline_model(model, include=["transformer.wte.weight"])
     site = next(site for site in outline.sites if site.id == "transformer.wte.weight")
-    allocation = Allocation(
-        outline=outline, structured=(), vectors=(), sparse={site.id: torch.arange(4)}, rank=2, structured_type=None
-    )
+    allocation = Allocation(outline=outline, structured={}, vectors=(), sparse={site.id: torch.arange(4)})
     with pytest.raises(ModelError, match=r"`transformer.wte.weight` is tied to `lm_head.weight`"):
         get_peft_model(model, SptConfig.from_allocation(allocation))
     assert "transformer.wte.weight" not in {site.id for site in outline_model(model).sites}

@@ -49,14 +49,13 @@ def tuned_network(calls: int = 1) -> PeftModel:
     outline = outline_model(model)
     allocation = Allocation(
         outline=outline,
-        structured=("fc1.weight",),
+        structured={"fc1.weight": 2},
         vectors=("norm.weight", "fc2.bias"),
         sparse={
             "fc1.bias": torch.tensor([1, 7]),
             "fc2.weight": torch.tensor([0, 3, 15, 27, 99, 143]),
             "norm.bias": torch.tensor([2]),
         },
-        rank=2,
         structured_type="lora",
     )
     tuned = get_peft_model(model, SptConfig.from_allocation(allocation, dropout=0.0, drop_path=0.0))

@@ -36,23 +36,21 @@ def mixed_allocation(model: nn.Module, structured: str = "lora", seed: int = 0, 
     """Every kind of tuning on every kind of site, in turn."""
     outline = outline_model(model)
     generator = torch.Generator().manual_seed(seed)
-    chosen: dict[str, list] = {"structured": [], "vectors": []}
-    sparse = {}
+    modules, vectors, sparse = [], [], {}
     for position, site in enumerate(outline.sites):
         turn = (position + seed) % 3
         if site.kind == "matrix" and turn == 0:
-            chosen["structured"].append(site.id)
+            modules.append(site.id)
         elif site.kind == "vector" and turn == 0:
-            chosen["vectors"].append(site.id)
+            vectors.append(site.id)
         elif turn == 1:
             count = 1 + int(torch.randint(site.numel // 2, (), generator=generator))
             sparse[site.id] = torch.randperm(site.numel, generator=generator)[:count].sort().values
     return Allocation(
         outline=outline,
-        structured=tuple(chosen["structured"]),
-        vectors=tuple(chosen["vectors"]),
+        structured=dict.fromkeys(modules, rank),
+        vectors=tuple(vectors),
         sparse=sparse,
-        rank=rank,
         structured_type=structured,
         always_trained=tuple(outline.always_trained),
     )
@@ -131,7 +129,7 @@ def test_one_sgd_step_on_a_sparse_allocation_and_a_merge_give_the_papers_equatio
     outline = outline_model(base)
     generator = torch.Generator().manual_seed(0)
     sparse = {site.id: torch.randperm(site.numel, generator=generator)[:3].sort().values for site in outline.sites}
-    allocation = Allocation(outline=outline, structured=(), vectors=(), sparse=sparse, rank=2, structured_type=None)
+    allocation = Allocation(outline=outline, structured={}, vectors=(), sparse=sparse)
     reference = tiny_vit()
     F.cross_entropy(reference(IMAGES), LABELS).backward()
     tuned = get_peft_model(base, SptConfig.from_allocation(allocation)).eval()

@@ -63,14 +63,12 @@ OUTLINE = outline_model(small())
 @st.composite
 def allocations(draw: Callable[..., object], structured: tuple[str, ...] = ("lora", "adapter")) -> Allocation:
     """Any allocation of the small model: every site may be structured at any rank, whole, sparse or frozen."""
-    modules, vectors, sparse, ranks = [], [], {}, {}
+    modules, vectors, sparse = {}, [], {}
     for site in OUTLINE.sites:
         ways = {"matrix": ["frozen", "sparse", "module"], "vector": ["frozen", "sparse", "whole"]}[site.kind]
         way = draw(st.sampled_from(ways))
         if way == "module":
-            modules.append(site.id)
-            if draw(st.booleans()):
-                ranks[site.id] = draw(st.integers(1, 5))
+            modules[site.id] = draw(st.integers(1, 5))
         elif way == "whole":
             vectors.append(site.id)
         elif way == "sparse":
@@ -78,13 +76,11 @@ def allocations(draw: Callable[..., object], structured: tuple[str, ...] = ("lor
             sparse[site.id] = torch.tensor(sorted(chosen))
     return Allocation(
         outline=OUTLINE,
-        structured=tuple(modules),
+        structured=modules,
         vectors=tuple(vectors),
         sparse=sparse,
-        rank=draw(st.integers(1, 3)),
         structured_type=draw(st.sampled_from(structured)),
         always_trained=tuple(OUTLINE.always_trained),
-        ranks=ranks,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from sensitune.tuner import SptConfig
 
 INPUTS = torch.randn(5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 RANKS = {"q": 1, "k": 4, "v": 2}
+SLICES = [f"qkv.weight[{operation}]" for operation in RANKS]
 SIZES = {"lora": 12, "adapter": 13}  # parameters per rank; an Adapter has `out` biases besides
 
 
@@ -43,17 +43,15 @@ def attention(transposed: bool = False) -> Attention:
 
 
 def allocation(structured: str = "lora", shift: int = 0, transposed: bool = False) -> Allocation:
-    """Ranks 1, 4 and 2 on q, k and v, each `shift` more; the common rank of 3 on the convolution."""
+    """Ranks 1, 4 and 2 on q, k and v, each `shift` more; rank 3 on the convolution."""
     outline = outline_model(attention(transposed))
     ranks = {site.id: RANKS[site.operation] + shift for site in outline.sites if site.id.startswith("qkv.weight")}
     return Allocation(
         outline=outline,
-        structured=(*ranks, "mix.weight"),
+        structured={**ranks, "mix.weight": 3},
         vectors=(),
         sparse={"qkv.bias[q]": torch.tensor([2])},
-        rank=3,
         structured_type=structured,  # type: ignore[arg-type]
-        ranks=ranks,
     )
 
 
@@ -70,7 +68,7 @@ def dense_change(model: PeftModel, operation: str, transposed: bool) -> torch.Te
 
 
 def test_the_outline_has_the_slices_that_these_tests_are_about() -> None:
-    assert set(allocation().ranks) == {f"qkv.weight[{operation}]" for operation in RANKS}
+    assert set(allocation().structured) == {*SLICES, "mix.weight"}
 
 
 @pytest.mark.parametrize("structured", ["lora", "adapter"])
@@ -78,7 +76,7 @@ def test_every_module_gets_its_own_rank_and_the_model_trains_what_the_allocation
     one = allocation(structured)
     model = tuned(one)
     ranks = {site: len(roles["down"]) for site, roles in model.base_model.site_parameters().items() if "down" in roles}
-    assert ranks == {**one.ranks, "mix.weight": 3}
+    assert ranks == one.structured
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     biases = 4 * 6 if structured == "adapter" else 0
     assert trained == one.trainable_params == (1 + 4 + 2 + 3) * SIZES[structured] + biases + 1
@@ -140,7 +138,7 @@ def test_adapters_of_different_ranks_add_and_combine() -> None:
     model = model.double().eval()
     model.base_model.add_weighted_adapter(["default", "other"], [0.5, -2.0], "sum")
     sites = [model.base_model.site_parameters(name) for name in ("default", "other", "sum")]
-    for site in allocation().ranks:
+    for site in SLICES:
         first, second, both = (found[site]["up"] @ found[site]["down"] for found in sites)
         torch.testing.assert_close(both, 0.5 * first - 2.0 * second)
     assert sites[2]["qkv.weight[k]"]["down"].shape == (4 + 6, 6)
@@ -148,10 +146,3 @@ def test_adapters_of_different_ranks_add_and_combine() -> None:
     stacked = model(INPUTS)
     model.base_model.merge_adapter(["default", "other"])
     torch.testing.assert_close(model(INPUTS), stacked)
-
-
-def test_a_common_rank_is_the_same_as_that_rank_everywhere() -> None:
-    common = replace(allocation(), ranks={}, rank=2)
-    named = replace(common, ranks=dict.fromkeys(common.structured, 2), rank=7)
-    assert common.trainable_params == named.trainable_params
-    assert torch.equal(tuned(common)(INPUTS), tuned(named)(INPUTS))

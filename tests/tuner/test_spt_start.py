@@ -59,7 +59,7 @@ def sensitivity() -> Sensitivity:
 
 def allocation(rank: int = 2) -> Allocation:
     one = uniform_allocation(sensitivity().outline, rank=rank)
-    return replace(one, ranks={"qkv.weight[k]": 4, "wide.weight": 3})
+    return replace(one, structured={**one.structured, "qkv.weight[k]": 4, "wide.weight": 3})
 
 
 def tuned(**options: Any) -> PeftModel:

@@ -72,10 +72,9 @@ def rotated_allocation(model: nn.Module, turn: int, structured: str) -> Allocati
             whole.append(site)
     return Allocation(
         outline=outline,
-        structured=tuple(site.id for site in whole if site.kind == "matrix"),
+        structured={site.id: 2 for site in whole if site.kind == "matrix"},
         vectors=tuple(site.id for site in whole if site.kind == "vector"),
         sparse=sparse,
-        rank=2,
         structured_type=structured,
         always_trained=tuple(outline.always_trained),
     )
@@ -208,8 +207,8 @@ def test_the_turns_above_tune_every_operation_in_every_way(make: Make, expected:
     for turn in range(3):
         allocation = rotated_allocation(base_of(make), turn, "lora")
         for row in allocation.table():
-            found = ways.setdefault(f"{row['operation']} {row['kind']}", set())
-            found |= {row["tuning"]} - {"frozen"}  # the third turn
+            found = ways.setdefault(f"{row.operation} {row.kind}", set())
+            found |= {row.tuning} - {"frozen"}  # the third turn
     for operation, words in expected.items():
         kind = "tensor" if words == "sparse" else "matrix"
         assert ways[f"{operation} {kind}"] == set(words.split()), operation

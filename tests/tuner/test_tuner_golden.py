@@ -41,16 +41,15 @@ def golden_allocation(model: VisionTransformer, kind: str, tau: int) -> Allocati
     sparse = {site_id(name): index for name, index in indices.items() if name != "empty" and ".norm" not in name}
     return Allocation(
         outline=outline,
-        structured=tuple(site_id(name) for name in description["structured_matrices"]),
+        structured={site_id(name): 4 for name in description["structured_matrices"]},
         vectors=tuple(site_id(name) for name in description["tuned_vectors"]),
         sparse=sparse,
-        rank=4,
         structured_type=kind,
         tau=tau,
         budget=None,
         alpha=10.0,
         beta=5.0,
-        method="spt",
+        rule="spt",
         always_trained=tuple(outline.always_trained),
         metadata={},
     )

@@ -34,6 +34,7 @@ from sensitune.allocation._cost import StructuredType, module_params
 from sensitune.allocation._directions import lora_directions
 from sensitune.allocation._knapsack import knapsack_allocation
 from sensitune.allocation._published import load_published_allocation
+from sensitune.allocation._rows import GroupRow, SiteRow, group_rows
 from sensitune.allocation.baselines import (
     layerwise_allocation,
     neuron_allocation,
@@ -44,8 +45,11 @@ from sensitune.allocation.baselines import (
 
 __all__ = [
     "Allocation",
+    "GroupRow",
+    "SiteRow",
     "StructuredType",
     "allocate",
+    "group_rows",
     "knapsack_allocation",
     "layerwise_allocation",
     "load_published_allocation",

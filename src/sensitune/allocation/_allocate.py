@@ -117,7 +117,7 @@ def origin_of(sensitivity: Sensitivity) -> dict[str, Any]:
 
 
 def sparse_allocation(
-    sensitivity: Sensitivity, sparse: Mapping[str, torch.Tensor], *, budget: int, method: str, **recorded: Any
+    sensitivity: Sensitivity, sparse: Mapping[str, torch.Tensor], *, budget: int, rule: str, **recorded: Any
 ) -> Allocation:
     """Single scalars alone, as another rule than `allocate`'s chose them.
 
@@ -125,7 +125,7 @@ def sparse_allocation(
         sensitivity: What they were ranked by.
         sparse: Site id -> sorted flat indices.
         budget: What they were to cost.
-        method: Name of the rule.
+        rule: Its name.
         **recorded: What the metadata says besides where the scores come from.
 
     Returns:
@@ -133,13 +133,11 @@ def sparse_allocation(
     """
     return Allocation(
         outline=sensitivity.outline,
-        structured=(),
+        structured={},
         vectors=(),
         sparse=sparse,
-        rank=1,
-        structured_type=None,
         budget=budget,
-        method=method,
+        rule=rule,
         always_trained=tuple(sensitivity.outline.always_trained),
         metadata=origin_of(sensitivity) | recorded,
     )
@@ -173,14 +171,14 @@ class Problem:
         views: The scores of each ranked site, of its shape.
         rules: What switches, when, and for how much.
         metadata: Passed on to the allocation.
-        method: Passed on to the allocation.
+        rule: Passed on to the allocation.
     """
 
     outline: ModelOutline
     views: Sequence[torch.Tensor]
     rules: Rules
     metadata: Mapping[str, Any]
-    method: str = "spt"
+    rule: str = "spt"
 
     def checked_views(self) -> Iterator[torch.Tensor]:
         """The views, each checked when its turn comes, so that a check costs no reading of its own.
@@ -265,16 +263,15 @@ def _build(
     whole = [sites[number] for number in sorted(switched)]
     return Allocation(
         outline=problem.outline,
-        structured=tuple(site.id for site in whole if site.kind == "matrix"),
+        structured={site.id: rules.rank for site in whole if site.kind == "matrix"},
         vectors=tuple(site.id for site in whole if site.kind == "vector"),
         sparse={sites[number].id: torch.from_numpy(indices) for number, indices in sorted(sparse.items())},
-        rank=rules.rank,
         structured_type=rules.structured,
         tau=tau,
         budget=budget,
         alpha=rules.alpha,
         beta=rules.beta,
-        method=problem.method,
+        rule=problem.rule,
         always_trained=tuple(problem.outline.always_trained),
         metadata=dict(problem.metadata),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import torch
 
 from sensitune._tensor_file import load_tensor_file, save_tensor_file
 from sensitune.allocation._cost import StructuredType, module_params
-from sensitune.allocation._table import allocation_rows, format_summary
+from sensitune.allocation._rows import SiteRow, Tuning, format_rows
 from sensitune.errors import AdapterFileError, ArgumentError
 from sensitune.sites import ModelOutline, Site
 
@@ -26,20 +27,18 @@ class Allocation:
 
     Attributes:
         outline: The model the allocation was made for.
-        structured: Ids of the matrix sites that get a LoRA or an Adapter.
+        structured: Id of each matrix site that gets a LoRA or an Adapter -> the rank of its module; in site order.
         vectors: Ids of the vector sites that are tuned whole.
         sparse: Site id -> int64 flat indices within the site (row-major, sorted) of the scalars that are trained.
-        rank: Rank of every structured module that `ranks` does not name.
-        structured_type: ``"lora"``, ``"adapter"``, or None for sparse only.
+        structured_type: What the structured sites get: ``"lora"``, ``"adapter"``, or None where nothing is structured.
         tau: How many of the most sensitive scalars were selected (under a budget: how far down the ranking it reached);
             None for baselines that rank nothing.
         budget: The number of trainable parameters that was asked for; None if `tau` was given, or nothing.
         alpha: A matrix is structured from ``P / alpha`` selected scalars on; None where no ranking was used.
         beta: A vector of size n is tuned whole from ``n / beta`` selected scalars on; None where no ranking was used.
-        method: How the choice was made: ``"spt"``, ``"knapsack"``, or the name of a baseline.
+        rule: How the choice was made: ``"spt"``, ``"knapsack"``, or the name of a baseline.
         always_trained: Names of the parameters trained whole whatever the ranking (class token); empty for head only.
         metadata: Where the allocation comes from, JSON-ready: criterion, number of batches, model, seed, versions.
-        ranks: Structured site id -> rank, for modules with a rank of their own; empty = all have `rank`.
 
     Raises:
         ArgumentError: If a site is unknown, of the wrong kind, named twice, or given an impossible rank, or an index
@@ -47,25 +46,25 @@ class Allocation:
     """
 
     outline: ModelOutline
-    structured: tuple[str, ...]
+    structured: Mapping[str, int]
     vectors: tuple[str, ...]
     sparse: Mapping[str, torch.Tensor]
-    rank: int
-    structured_type: StructuredType | None
+    structured_type: StructuredType | None = None
     tau: int | None = None
     budget: int | None = None
     alpha: float | None = None
     beta: float | None = None
-    method: str = "spt"
+    rule: str = "spt"
     always_trained: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    ranks: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check_structured(self)
         _check_sites(self)
-        _check_ranks(self)
         for site_id, indices in self.sparse.items():
             _check_indices(self.site(site_id), indices)
+        in_order = {site.id: self.structured[site.id] for site in self.outline.sites if site.id in self.structured}
+        object.__setattr__(self, "structured", in_order)
 
     @cached_property
     def _sites(self) -> dict[str, Site]:
@@ -87,28 +86,14 @@ class Allocation:
             raise ArgumentError(f"`{site_id}` is not one of the {len(self._sites)} sites that the model ranks.")
         return self._sites[site_id]
 
-    def rank_of(self, site_id: str) -> int:
-        """The rank of one structured module.
-
-        Args:
-            site_id: Id of a structured site.
-
-        Returns:
-            Its own rank, or the common one.
-
-        Raises:
-            ArgumentError: If the site is not structured.
-        """
-        if site_id not in self.structured:
-            raise ArgumentError(f"`{site_id}` has no module, so it has no rank.")
-        return self.ranks.get(site_id, self.rank)
-
     @property
-    def rank_label(self) -> str:
-        """The ranks of all structured modules in words: ``rank 8``, or ``ranks 1 to 12``."""
-        ranks = {self.rank_of(name) for name in self.structured} or {self.rank}
-        low, high = min(ranks), max(ranks)
-        return f"rank {low}" if low == high else f"ranks {low} to {high}"
+    def module_label(self) -> str:
+        """What the structured sites get, in words: ``LoRA of rank 8``, ``Adapter of ranks 1 to 12``, ``no modules``."""
+        if not self.structured:
+            return "no modules"
+        low, high = min(self.structured.values()), max(self.structured.values())
+        name = "LoRA" if self.structured_type == "lora" else "Adapter"
+        return f"{name} of rank {low}" if low == high else f"{name} of ranks {low} to {high}"
 
     @property
     def num_sites(self) -> int:
@@ -118,7 +103,7 @@ class Allocation:
     @property
     def structured_params(self) -> int:
         """Parameters of all LoRA or Adapter modules."""
-        return sum(module_params(self.site(name), self.structured_type, self.rank_of(name)) for name in self.structured)
+        return sum(module_params(self.site(name), self.structured_type, rank) for name, rank in self.structured.items())
 
     @property
     def vector_params(self) -> int:
@@ -133,7 +118,7 @@ class Allocation:
     @property
     def always_trained_params(self) -> int:
         """Parameters of the class token and its kin."""
-        return sum(torch.Size(self.outline.always_trained[name]).numel() for name in self.always_trained)
+        return sum(self._always_sizes().values())
 
     @property
     def trainable_params(self) -> int:
@@ -150,25 +135,47 @@ class Allocation:
         """Parameters of the head."""
         return self.outline.head_params
 
-    def table(self) -> list[dict[str, Any]]:
-        """One row per ranked site and always-trained parameter; ``params`` sums to `trainable_params`.
+    def table(self) -> list[SiteRow]:
+        """One row per always-trained parameter and per ranked site; their ``params`` sum to `trainable_params`."""
+        always = [
+            SiteRow(name, None, name.rpartition(".")[2], "tensor", "always", size, size)
+            for name, size in self._always_sizes().items()
+        ]
+        return always + [
+            SiteRow(site.id, site.block, site.operation, site.kind, *self._tuning(site), site.numel)
+            for site in self.outline.sites
+        ]
 
-        Returns:
-            Rows with the keys ``site``, ``block``, ``operation``, ``kind`` (``"matrix"``, ``"vector"``, ``"tensor"``),
-            ``tuning`` (``"structured"``, ``"vector"``, ``"sparse"``, ``"always"``, ``"frozen"``) and ``params``.
-        """
-        return allocation_rows(self)
+    def _always_sizes(self) -> dict[str, int]:
+        return {name: math.prod(self.outline.always_trained[name]) for name in self.always_trained}
+
+    def _tuning(self, site: Site) -> tuple[Tuning, int]:
+        """How a site is tuned, and what that costs."""
+        if site.id in self.structured:
+            return "structured", module_params(site, self.structured_type, self.structured[site.id])
+        if site.id in self.vectors:
+            return "vector", site.numel
+        if site.id in self.sparse:
+            return "sparse", self.sparse[site.id].numel()
+        return "frozen", 0
 
     def summary(self) -> str:
         """A plain-text table by operation, then the totals with and without the head."""
-        return format_summary(self)
+        asked = "" if self.budget is None else f", budget {self.budget:,}"
+        tau = "" if self.tau is None else f", tau {self.tau:,}"
+        params, head = self.trainable_params, ", ".join(self.head) or "none"
+        share = params / self.outline.backbone_params if self.outline.backbone_params else 0.0
+        totals = (
+            f"Trainable parameters: {params:,} without the head ({share:.2%} of the backbone), "
+            f"{params + self.head_params:,} with it (head: {head}, {self.head_params:,})."
+        )
+        title = f"{self.rule} allocation: {self.module_label}{asked}{tau}"
+        return "\n".join([title, "", *format_rows(self.table()), "", totals])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file: the sparse indices as tensors, everything else in its header."""
         tensors = {name: _stored(self.site(name), indices) for name, indices in self.sparse.items()}
-        content = {name: getattr(self, name) for name in _JSON_FIELDS}
-        content["outline"] = self.outline.to_dict()
-        content |= {"metadata": dict(self.metadata), "ranks": dict(self.ranks)}
+        content = {name: getattr(self, name) for name in _JSON_FIELDS} | {"outline": self.outline.to_dict()}
         save_tensor_file(path, tensors, kind=_KIND, content=content)
 
     @classmethod
@@ -187,19 +194,17 @@ class Allocation:
         tensors, content = load_tensor_file(path, kind=_KIND)
         try:
             fields = {name: content[name] for name in _JSON_FIELDS}
-            for name in ("structured", "vectors", "always_trained"):
+            for name in ("vectors", "always_trained"):
                 fields[name] = tuple(fields[name])
             sparse = {name: indices.to(torch.int64) for name, indices in tensors.items()}
-            outline = ModelOutline.from_dict(content["outline"])
-            ranks = content.get("ranks", {})  # files of the first version have one rank for all modules
-            return cls(outline=outline, sparse=sparse, metadata=content["metadata"], ranks=ranks, **fields)
+            return cls(outline=ModelOutline.from_dict(content["outline"]), sparse=sparse, **fields)
         except (ArgumentError, KeyError, TypeError) as error:
             raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
 
 
 _JSON_FIELDS = (
-    *("structured", "vectors", "rank", "structured_type", "tau", "budget", "alpha", "beta", "method"),
-    "always_trained",
+    *("structured", "vectors", "structured_type", "tau", "budget", "alpha", "beta", "rule"),
+    *("always_trained", "metadata"),
 )
 
 
@@ -208,11 +213,16 @@ def _stored(site: Site, indices: torch.Tensor) -> torch.Tensor:
     return indices.to(torch.int32) if site.numel <= _INT32_MAX else indices
 
 
-def _check_sites(allocation: Allocation) -> None:
-    for name in allocation.structured:
-        _check_kind(allocation.site(name), "matrix", "structured")
+def _check_structured(allocation: Allocation) -> None:
     if allocation.structured and allocation.structured_type is None:
         raise ArgumentError("`structured_type` must be 'lora' or 'adapter' when sites are structured. Got None.")
+    for name, rank in allocation.structured.items():
+        _check_kind(allocation.site(name), "matrix", "structured")
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise ArgumentError(f"The rank of `{name}` must be a whole number of at least 1. Got {rank!r}.")
+
+
+def _check_sites(allocation: Allocation) -> None:
     for name in allocation.vectors:
         _check_kind(allocation.site(name), "vector", "tuned whole")
     seen: set[str] = set()
@@ -223,14 +233,6 @@ def _check_sites(allocation: Allocation) -> None:
     for name in allocation.always_trained:
         if name not in allocation.outline.always_trained:
             raise ArgumentError(f"`{name}` is not a parameter that the model always trains.")
-
-
-def _check_ranks(allocation: Allocation) -> None:
-    for name, rank in allocation.ranks.items():
-        if name not in allocation.structured:
-            raise ArgumentError(f"`ranks` names `{name}`, which has no module. Leave it out, or structure the site.")
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise ArgumentError(f"The rank of `{name}` must be a whole number of at least 1. Got {rank!r}.")
 
 
 def _check_kind(site: Site, kind: str, tuning: str) -> None:

@@ -10,6 +10,7 @@ from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._spectrum import as_matrix, finite_gradient, leading_directions
 from sensitune.errors import AllocationMismatchError, ArgumentError
 from sensitune.sensitivity import Sensitivity
+from sensitune.sites import Site
 
 
 def lora_directions(sensitivity: Sensitivity, allocation: Allocation) -> dict[str, torch.Tensor]:
@@ -45,19 +46,18 @@ def lora_directions(sensitivity: Sensitivity, allocation: Allocation) -> dict[st
             "Only a LoRA can start along the gradient of its weight; the allocation places Adapters. "
             'Allocate with `structured="lora"`.'
         )
-    return {name: _directions(sensitivity, allocation, name) for name in allocation.structured}
+    return {name: _directions(sensitivity, allocation.site(name), rank) for name, rank in allocation.structured.items()}
 
 
-def _directions(sensitivity: Sensitivity, allocation: Allocation, name: str) -> torch.Tensor:
-    site, rank = allocation.site(name), allocation.rank_of(name)
+def _directions(sensitivity: Sensitivity, site: Site, rank: int) -> torch.Tensor:
     if site not in sensitivity.sites:
         raise AllocationMismatchError(
-            f"The allocation was made for another model: the sensitivity has no site `{name}` of shape "
+            f"The allocation was made for another model: the sensitivity has no site `{site.id}` of shape "
             f"{list(site.shape)}. Estimate the sensitivity of the model that the allocation was made for."
         )
     if rank > site.in_features:
         raise ArgumentError(
-            f"The LoRA on `{name}` has rank {rank}, but there are only {site.in_features} directions in its input. "
+            f"The LoRA on `{site.id}` has rank {rank}, but there are only {site.in_features} directions in its input. "
             "Lower the rank."
         )
     return leading_directions(as_matrix(site, finite_gradient(sensitivity, site)), rank) / math.sqrt(3)

@@ -79,9 +79,9 @@ def knapsack_allocation(
         max_rank: Highest rank of a module; None = no limit.
 
     Returns:
-        The allocation, or one per budget, with ``method="knapsack"`` and a rank per module. Its metadata says the
-        ``gain`` (squared Frobenius norm of what is captured), the ``gain_bound`` (what no choice of that cost exceeds)
-        and the ``energy`` of the whole gradient.
+        The allocation, or one per budget, with ``rule="knapsack"``. Its metadata says the ``gain`` (squared Frobenius
+        norm of what is captured), the ``gain_bound`` (what no choice of that cost exceeds) and the ``energy`` of the
+        whole gradient.
 
     Raises:
         ArgumentError: If the sensitivity holds no gradients, or an option is out of range.
@@ -330,16 +330,14 @@ def _build(
             sparse[site.id] = torch.from_numpy(next(indices_above(sizes, find_cut(sizes, choice.count)))[0])
     return Allocation(
         outline=outline,
-        structured=tuple(ranks),
+        structured=ranks,
         vectors=tuple(vectors),
         sparse=sparse,
-        rank=max(ranks.values(), default=1),
         structured_type="lora" if ranks else None,
         budget=budget,
-        method="knapsack",
+        rule="knapsack",
         always_trained=tuple(outline.always_trained),
         metadata=origin_of(sensitivity) | {"criterion": "accumulated_gradient"} | dict(energies),
-        ranks=ranks,
     )
 
 

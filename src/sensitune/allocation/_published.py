@@ -41,22 +41,21 @@ def load_published_allocation(path: str | os.PathLike[str], outline: ModelOutlin
     content = _read(path)
     kind = "adapter" if "adapter" in os.path.basename(path) else "lora"
     sites = {_published_name(site): site for site in outline.sites}
-    structured = tuple(
+    structured = [
         _find(sites, f"blocks.{block}.{'mlp' if operation.startswith('fc') else 'attn'}.{operation}.weight", path).id
         for block, flags in enumerate(content["tuned_matrices"])
         for operation, flag in zip(_OPERATIONS, flags, strict=True)
         if flag
-    )
+    ]
     allocation = Allocation(
         outline=outline,
-        structured=structured,
+        structured=dict.fromkeys(structured, _RANK),
         vectors=tuple(_find(sites, name, path).id for name in content["tuned_vectors"]),
         sparse=_sparse(content, sites, path),
-        rank=_RANK,
         structured_type=kind,  # type: ignore[arg-type]  # one of the two literals
         alpha=_ALPHA,
         beta=_BETA,
-        method="spt",
+        rule="spt",
         always_trained=tuple(outline.always_trained),
         metadata={"source": os.path.basename(path)},
     )

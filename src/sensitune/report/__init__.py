@@ -13,10 +13,9 @@ budget, unless a column says otherwise.
 """
 
 from sensitune.report._accuracy import figure_accuracy
-from sensitune.report._allocation_table import AllocationRow, allocation_table
+from sensitune.report._allocation_table import allocation_table
 from sensitune.report._bars import figure_by_block, figure_by_operation
 from sensitune.report._comparison import ComparisonRow, comparison_table
-from sensitune.report._counts import sensitive_counts
 from sensitune.report._heat_map import figure_heat_map
 from sensitune.report._style import save_figure
 from sensitune.report._table import Column, Table
@@ -24,7 +23,6 @@ from sensitune.report._task_table import Score, TableRow, TaskTable
 from sensitune.report._write import write_report
 
 __all__ = [
-    "AllocationRow",
     "Column",
     "ComparisonRow",
     "Score",
@@ -38,6 +36,5 @@ __all__ = [
     "figure_by_operation",
     "figure_heat_map",
     "save_figure",
-    "sensitive_counts",
     "write_report",
 ]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sensitune.allocation import Allocation
-from sensitune.report._counts import Counts, SiteCount, count_subject
-from sensitune.report._style import PALE, PARTS, RULE, new_figure, style
+from sensitune.allocation import Allocation, SiteRow, group_rows
+from sensitune.report._counts import OUTSIDE, Counts, block_name, count_subject
+from sensitune.report._style import PALE, RULE, SENSITIVE, TUNINGS, new_figure, style
 from sensitune.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_OUTSIDE = "outside"
 
 
 def figure_by_block(subject: Allocation | Sensitivity, *, tau: int | None = None) -> Figure:
@@ -33,7 +31,7 @@ def figure_by_block(subject: Allocation | Sensitivity, *, tau: int | None = None
     """
     counts = count_subject(subject, tau)
     names = _block_names(counts)
-    groups = _group(counts, lambda site: _OUTSIDE if site.block is None else str(site.block))
+    groups = group_rows(counts.rows, block_name)
     with style():
         width = min(12.0, max(5.6, 1.6 + 0.42 * len(names)))
         figure, axes = new_figure(width, 3.8, title=f"{counts.title} by block", subtitle=f"% of {counts.whole}")
@@ -60,7 +58,8 @@ def figure_by_operation(subject: Allocation | Sensitivity, *, tau: int | None = 
         ArgumentError: If `tau` is missing or out of place, or every count is zero.
     """
     counts = count_subject(subject, tau)
-    groups = {name: sites for name, sites in _group(counts, lambda site: site.operation).items() if _params(sites)}
+    operations = group_rows(counts.rows, lambda row: row.operation)
+    groups = {name: rows for name, rows in operations.items() if _params(rows)}
     names = sorted(groups, key=lambda name: _params(groups[name]))
     with style():
         height = 1.5 + 0.32 * len(names)
@@ -74,33 +73,26 @@ def figure_by_operation(subject: Allocation | Sensitivity, *, tau: int | None = 
     return figure
 
 
-def _group(counts: Counts, name: Callable[[SiteCount], str]) -> dict[str, list[SiteCount]]:
-    groups: dict[str, list[SiteCount]] = {}
-    for site in counts.sites:
-        groups.setdefault(name(site), []).append(site)
-    return groups
-
-
 def _block_names(counts: Counts) -> list[str]:
     """Every block, those without a parameter too, then what is outside."""
-    blocks = {site.block for site in counts.sites if site.block is not None}
-    outside = [_OUTSIDE] if any(site.block is None and site.params for site in counts.sites) else []
+    blocks = {row.block for row in counts.rows if row.block is not None}
+    outside = [OUTSIDE] if any(row.block is None and row.params for row in counts.rows) else []
     return [*map(str, sorted(blocks)), *outside]
 
 
-def _params(sites: Sequence[SiteCount], part: str | None = None) -> int:
-    return sum(site.params for site in sites if part in (None, site.part))
+def _params(rows: Sequence[SiteRow], tuning: str | None = None) -> int:
+    return sum(row.params for row in rows if tuning in (None, row.tuning))
 
 
-def _draw_bars(axes: Axes, groups: Sequence[Sequence[SiteCount]], counts: Counts, *, horizontal: bool) -> list[float]:
+def _draw_bars(axes: Axes, groups: Sequence[Sequence[SiteRow]], counts: Counts, *, horizontal: bool) -> list[float]:
     """One stacked bar per group, in percent; returns where each ends."""
     draw = axes.barh if horizontal else axes.bar
     positions, ends = range(len(groups)), [0.0] * len(groups)
     if counts.ranked:  # behind the bars: where they would end if every parameter were equally sensitive
-        sizes = [100 * sum(site.size for site in sites) / counts.size for sites in groups]
+        sizes = [100 * sum(row.size for row in rows) / counts.size for rows in groups]
         draw(positions, sizes, 0.8, color=PALE, label="share of all ranked parameters")
-    for part, (colour, name) in PARTS.items():
-        lengths = [100 * _params(sites, part) / counts.total for sites in groups]
+    for tuning, (colour, name) in (SENSITIVE if counts.ranked else TUNINGS).items():
+        lengths = [100 * _params(rows, tuning) / counts.total for rows in groups]
         if any(lengths):
             draw(positions, lengths, 0.45 if counts.ranked else 0.7, ends, color=colour, label=name)
             ends = [end + length for end, length in zip(ends, lengths, strict=True)]

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sensitune.allocation import Allocation, allocate
+from sensitune.allocation import Allocation, SiteRow, allocate
 from sensitune.errors import ArgumentError
 from sensitune.sensitivity import Sensitivity
 
-
-@dataclass(frozen=True, slots=True)
-class SiteCount:
-    """Parameters of one site that a figure shows.
-
-    Attributes:
-        block: Index of the block; None outside the blocks.
-        operation: Name of the operation.
-        part: How they are tuned (``"structured"``, ``"vector"``, ``"sparse"``, ``"always"``), or ``"sensitive"``.
-        params: How many are shown.
-        size: How many the site holds in all.
-    """
-
-    block: int | None
-    operation: str
-    part: str
-    params: int
-    size: int
+OUTSIDE = "outside"  # of the blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +16,13 @@ class Counts:
     """The counts of all sites, with the words for them.
 
     Attributes:
-        sites: One entry per site, in the model's order.
+        rows: One per site, in the model's order; its `params` are what is counted.
         title: What is counted, at the start of a sentence: ``"Trainable parameters"``.
         whole: What makes up 100 %: ``"the 400,000 trainable parameters"``.
-        ranked: Whether the sites were ranked by score, so that comparing with their size says something.
+        ranked: Whether they are the most sensitive ones, so that comparing with a site's size says something.
     """
 
-    sites: tuple[SiteCount, ...]
+    rows: tuple[SiteRow, ...]
     title: str
     whole: str
     ranked: bool
@@ -47,30 +30,17 @@ class Counts:
     @property
     def total(self) -> int:
         """The sum over all sites."""
-        return sum(site.params for site in self.sites)
+        return sum(row.params for row in self.rows)
 
     @property
     def size(self) -> int:
         """The number of parameters that the sites hold in all."""
-        return sum(site.size for site in self.sites)
+        return sum(row.size for row in self.rows)
 
 
-def sensitive_counts(sensitivity: Sensitivity, *, tau: int) -> dict[str, int]:
-    """Count the tau most sensitive scalars by site, as `allocate` selects them.
-
-    Args:
-        sensitivity: The scores.
-        tau: How many scalars are selected, over all ranked sites together; fewer if the other scores are zero.
-
-    Returns:
-        Site id -> number of selected scalars, for every ranked site; sites without one count 0.
-
-    Raises:
-        ArgumentError: If `tau` is below 1 or above the number of ranked scalars, or every score is zero.
-    """
-    # Without modules and whole vectors, an allocation is the selection itself.
-    selection = allocate(sensitivity, tau=tau, structured=None, whole_vectors=False).sparse
-    return {site.id: selection[site.id].numel() if site.id in selection else 0 for site in sensitivity.sites}
+def block_name(row: SiteRow) -> str:
+    """The block of a site as a reader sees it."""
+    return OUTSIDE if row.block is None else str(row.block)
 
 
 def count_subject(subject: Allocation | Sensitivity, tau: int | None) -> Counts:
@@ -100,20 +70,17 @@ def count_subject(subject: Allocation | Sensitivity, tau: int | None) -> Counts:
 
 
 def _count_sensitive(sensitivity: Sensitivity, tau: int) -> Counts:
-    by_site = sensitive_counts(sensitivity, tau=tau)
-    sites = [
-        SiteCount(site.block, site.operation, "sensitive", by_site[site.id], site.numel) for site in sensitivity.sites
-    ]
-    whole = f"the {sum(by_site.values()):,} most sensitive parameters"
-    return Counts(tuple(sites), "Sensitive parameters", whole, ranked=True)
+    rows = _selected(sensitivity, tau)
+    whole = f"the {sum(row.params for row in rows):,} most sensitive parameters"
+    return Counts(rows, "Sensitive parameters", whole, ranked=True)
+
+
+def _selected(sensitivity: Sensitivity, tau: int) -> tuple[SiteRow, ...]:
+    """The tau most sensitive scalars by site: without modules and whole vectors, an allocation is the selection."""
+    rows = allocate(sensitivity, tau=tau, structured=None, whole_vectors=False).table()
+    return tuple(row for row in rows if row.tuning != "always")
 
 
 def _count_trainable(allocation: Allocation) -> Counts:
-    sizes = {site.id: site.numel for site in allocation.outline.sites}
-    rows = allocation.table()
-    sites = [
-        SiteCount(row["block"], row["operation"], row["tuning"], row["params"], sizes.get(row["site"], row["params"]))
-        for row in rows
-    ]
     whole = f"the {allocation.trainable_params:,} trainable parameters, head not counted"
-    return Counts(tuple(sites), "Trainable parameters", whole, ranked=False)
+    return Counts(tuple(allocation.table()), "Trainable parameters", whole, ranked=False)

@@ -31,8 +31,8 @@ def figure_heat_map(subject: Allocation | Sensitivity, *, tau: int | None = None
         ArgumentError: If `tau` is missing or out of place, every count is zero, or the model has no blocks.
     """
     counts = count_subject(subject, tau)
-    blocks = sorted({site.block for site in counts.sites if site.block is not None})
-    operations = list(dict.fromkeys(site.operation for site in counts.sites if site.block is not None))
+    blocks = sorted({row.block for row in counts.rows if row.block is not None})
+    operations = list(dict.fromkeys(row.operation for row in counts.rows if row.block is not None))
     if not blocks:
         raise ArgumentError("A heat map needs blocks; this model has none. Use `figure_by_operation`.")
     shares = _shares(counts, blocks, operations)
@@ -45,7 +45,7 @@ def figure_heat_map(subject: Allocation | Sensitivity, *, tau: int | None = None
         axes.set_xticks(range(len(operations)), [_folded(name) for name in operations])
         axes.set_ylabel("block")
         outside = max(0.0, 100 - float(shares.sum()))
-        if any(site.block is None and site.params for site in counts.sites):
+        if any(row.block is None and row.params for row in counts.rows):
             axes.set_xlabel(f"{outside:.1f} % lies outside the blocks", loc="left", fontsize=8)
     return figure
 
@@ -55,9 +55,9 @@ def _shares(
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Percent of the total, shape [blocks, operations]."""
     shares = np.zeros((len(blocks), len(operations)))
-    for site in counts.sites:
-        if site.block is not None:
-            shares[blocks.index(site.block), operations.index(site.operation)] += 100 * site.params / counts.total
+    for row in counts.rows:
+        if row.block is not None:
+            shares[blocks.index(row.block), operations.index(row.operation)] += 100 * row.params / counts.total
     return shares
 
 

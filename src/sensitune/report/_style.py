@@ -26,14 +26,15 @@ FAINT: Final = "#6B6B6B"
 RULE: Final = "#DDDDDD"
 PALE: Final = "#DCE3E8"
 
-# Part of an allocation -> (colour, what the legend calls it), in the order in which bars are stacked.
-PARTS: Final[Mapping[str, tuple[str, str]]] = {
+# How a site is tuned -> (colour, what the legend calls it), in the order in which bars are stacked.
+TUNINGS: Final[Mapping[str, tuple[str, str]]] = {
     "structured": (BLUE, "modules"),
     "sparse": (ORANGE, "sparse values"),
     "vector": (GREEN, "whole vectors"),
     "always": (PURPLE, "always trained"),
-    "sensitive": (BLUE, "sensitive"),
 }
+# The same where the sparse values are a selection of the most sensitive.
+SENSITIVE: Final[Mapping[str, tuple[str, str]]] = {"sparse": (BLUE, "sensitive")}
 
 _FONT: Final[dict[Any, Any]] = {
     "font.family": "sans-serif",

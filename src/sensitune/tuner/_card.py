@@ -61,10 +61,10 @@ def _size(config: SptConfig) -> list[str]:
     counts = ", ".join(
         f"{forms.count(form)} {form}" for form in ("lora", "adapter", "sparse", "whole") if form in forms
     )
-    ranks = ", ".join(map(str, sorted({plan.size for plan in plans if plan.form in {"lora", "adapter"}}))) or config.r
+    ranks = ", ".join(map(str, sorted({plan.size for plan in plans if plan.form in {"lora", "adapter"}}))) or "none"
     budget = "none" if config.budget is None else f"{config.budget:,} parameters"
     return [
-        f"- Placement: {config.method}; sites: {counts or 'none'}; rank {ranks}",
+        f"- Placement: {config.rule}; sites: {counts or 'none'}; rank {ranks}",
         f"- Budget: {budget}",
         f"- Trained parameters: {config.trainable_params:,}, the head not counted",
     ]

@@ -44,7 +44,7 @@ class SptConfig(PeftConfig):
         layers_to_transform: Indices of the layers to tune, as in PEFT's LoRA.
         layers_pattern: Name of the layer list, as in PEFT's LoRA.
         site_plan: Site id -> what is done to it; written by `from_allocation`.
-        method: How the placement came about, for the model card (``"spt"``, ``"knapsack"``, ``"uniform"``, ...).
+        rule: How the placement came about, for the model card (``"spt"``, ``"knapsack"``, ``"uniform"``, ...).
         trainable_params: Trained scalars without the head, for the model card; None when not from an allocation.
         budget: The budget of the allocation, for the model card.
         base_description: Class and checkpoint of the base, for the model card where the base has no name of its own.
@@ -69,7 +69,7 @@ class SptConfig(PeftConfig):
     site_plan: dict[str, dict[str, Any]] | None = field(
         default=None, metadata={"help": "Site id -> what is done to it; written by SptConfig.from_allocation."}
     )
-    method: str | None = field(default=None, metadata={"help": "How the placement came about."})
+    rule: str | None = field(default=None, metadata={"help": "How the placement came about."})
     trainable_params: int | None = field(default=None, metadata={"help": "Trained scalars without the head."})
     budget: int | None = field(default=None, metadata={"help": "The budget of the allocation."})
     base_description: str | None = field(default=None, metadata={"help": "Class and checkpoint of the base."})
@@ -137,11 +137,11 @@ class SptConfig(PeftConfig):
         head = list(allocation.head)
         config = cls(
             **({"modules_to_save": head or None} | options),
-            r=allocation.rank,
+            r=max(allocation.structured.values(), default=0),
             structured_type=allocation.structured_type or "lora",
             dropout=dropout,
             drop_path=drop_path,
-            method=allocation.method,
+            rule=allocation.rule,
             trainable_params=allocation.trainable_params,
             budget=allocation.budget,
         )
@@ -185,7 +185,7 @@ def _plans_of(allocation: Allocation, *, reads_input: bool) -> dict[str, SitePla
         shape = tuple(allocation.outline.always_trained[name])
         plans[name] = SitePlan(name, "whole", torch.Size(shape).numel(), shape)
     sizes: Mapping[str, tuple[Any, int]] = (
-        {site: (allocation.structured_type, allocation.rank_of(site)) for site in allocation.structured}
+        {site: (allocation.structured_type, rank) for site, rank in allocation.structured.items()}
         | dict.fromkeys(allocation.vectors, ("whole", 0))
         | {site: ("sparse", int(indices.numel())) for site, indices in allocation.sparse.items()}
     )

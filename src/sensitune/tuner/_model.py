@@ -250,7 +250,7 @@ class SptModel(BaseTuner):
             {site: content.plan for site, content in sites.items()},
             {site: content.indices for site, content in sites.items() if content.indices is not None},
             modules_to_save=saved or None,
-            method="weighted",
+            rule="weighted",
             trainable_params=sum(value.numel() for content in sites.values() for value in content.values.values()),
             budget=None,
         )

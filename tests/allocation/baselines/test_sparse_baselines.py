@@ -84,7 +84,7 @@ def test_a_score_of_zero_is_never_chosen(make_outline: Make) -> None:
 
 def test_a_budget_of_the_token_alone_chooses_nothing(make_outline: Make) -> None:
     allocation = layerwise_allocation(random_scores(make_outline([(4, 5), (3,)], token=3)), budget=3)
-    assert (allocation.sparse, allocation.trainable_params, allocation.method) == ({}, 3, "layerwise")
+    assert (allocation.sparse, allocation.trainable_params, allocation.rule) == ({}, 3, "layerwise")
     assert allocation.metadata == {"criterion": "magnitude"}
 
 

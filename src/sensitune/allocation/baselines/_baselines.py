@@ -38,7 +38,7 @@ def uniform_allocation(
         train_tokens: False = the class token and its kin stay frozen.
 
     Returns:
-        The allocation, with ``method="uniform"``.
+        The allocation, with ``rule="uniform"``.
 
     Raises:
         ArgumentError: If an operation matches no matrix, or is given without `structured`.
@@ -49,12 +49,11 @@ def uniform_allocation(
     matrices = _matrices(outline, operations) if structured else []
     return Allocation(
         outline=outline,
-        structured=tuple(site.id for site in matrices),
+        structured={site.id: rank for site in matrices},
         vectors=tuple(site.id for site in outline.sites if vectors and site.kind == "vector"),
         sparse={},
-        rank=rank,
         structured_type=structured,
-        method="uniform",
+        rule="uniform",
         always_trained=tuple(outline.always_trained) if train_tokens else (),
     )
 
@@ -98,7 +97,7 @@ def random_allocation(
         seed: Seed of the scores, recorded in the metadata.
 
     Returns:
-        The allocation, with ``method="random"``.
+        The allocation, with ``rule="random"``.
 
     Raises:
         BudgetError: If the budget cannot be spent; see `allocate`.
@@ -110,7 +109,7 @@ def random_allocation(
         views=tuple(1 - torch.rand(site.shape, generator=generator) for site in outline.sites),
         rules=Rules(structured, rank, alpha, beta, whole_vectors),
         metadata={"criterion": "random", "seed": seed},
-        method="random",
+        rule="random",
     )
     return solve_budgets(problem, [parse_budget(budget, outline.backbone_params)])[0]
 
@@ -136,7 +135,7 @@ def random_structured_allocation(
         seed: Seed of the choice, recorded in the metadata.
 
     Returns:
-        The allocation, with ``method="random structured"``.
+        The allocation, with ``rule="random structured"``.
 
     Raises:
         BudgetError: If the budget pays for no module, is above what can be used, or cannot be read.
@@ -158,13 +157,12 @@ def random_structured_allocation(
         )
     return Allocation(
         outline=outline,
-        structured=tuple(site.id for site in outline.sites if site.id in placed),
+        structured=dict.fromkeys(placed, rank),
         vectors=(),
         sparse=_random_entries(free, left, generator),
-        rank=rank,
         structured_type=structured,
         budget=asked,
-        method="random structured",
+        rule="random structured",
         always_trained=tuple(outline.always_trained),
         metadata={"criterion": "random", "seed": seed},
     )

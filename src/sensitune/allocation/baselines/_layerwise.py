@@ -27,7 +27,7 @@ def layerwise_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allo
         budget: As in `allocate`, one only.
 
     Returns:
-        A purely sparse allocation with ``method="layerwise"``. Where the share is not a whole number of entries, the
+        A purely sparse allocation with ``rule="layerwise"``. Where the share is not a whole number of entries, the
         layers that miss most of one get it, so that the cost is the budget exactly.
 
     Raises:
@@ -53,7 +53,7 @@ def layerwise_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allo
         if count:
             found = indices_above(views, find_cut(views, count))
             sparse |= {site.id: torch.from_numpy(one) for site, (one, _) in zip(layer, found, strict=True) if one.size}
-    return sparse_allocation(sensitivity, sparse, budget=asked, method="layerwise")
+    return sparse_allocation(sensitivity, sparse, budget=asked, rule="layerwise")
 
 
 def _layers(sites: Sequence[Site]) -> list[list[Site]]:

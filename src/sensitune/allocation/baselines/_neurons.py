@@ -30,7 +30,7 @@ def neuron_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allocat
         budget: As in `allocate`, one only.
 
     Returns:
-        A purely sparse allocation with ``method="neuron"``; the metadata says K as ``inputs_per_neuron``.
+        A purely sparse allocation with ``rule="neuron"``; the metadata says K as ``inputs_per_neuron``.
 
     Raises:
         BudgetError: If the budget does not pay for one input of every neuron, is above what can be used, or cannot be
@@ -55,7 +55,7 @@ def neuron_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allocat
         site.id: _flat(site, order, inputs, more)
         for site, (order, _), more in zip(matrices, ranked, further, strict=True)
     }
-    return sparse_allocation(sensitivity, sparse, budget=asked, method="neuron", inputs_per_neuron=inputs)
+    return sparse_allocation(sensitivity, sparse, budget=asked, rule="neuron", inputs_per_neuron=inputs)
 
 
 def _cost(matrices: Sequence[Site], inputs: int) -> int:
