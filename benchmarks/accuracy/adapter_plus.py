@@ -38,8 +38,7 @@ from torch.nn import functional
 from sensitune._files import atomic_write
 from sensitune.backbones import Backbone
 from sensitune.errors import ConfigError, NonFiniteError, SensituneError
-from sensitune.runs import RunConfig, RunFolder, build_data
-from sensitune.runs._ingredients import build_backbone, build_transform
+from sensitune.runs import Run
 from sensitune.sites import find_head
 from sensitune.sweeps import EngineSettings, JobOutcome, SweepConfig, SweepResult, collect, planned_runs
 from sensitune.sweeps._jobs import _DIVERGED, Job
@@ -188,10 +187,9 @@ def run_job(job: Job) -> JobOutcome:
 
 
 def _train_and_test(job: Job) -> None:
-    folder, config = RunFolder.open(job.folder, job.config), job.config
-    data = build_data(config)
-    backbone, adapters = _build(config, data.num_classes)
-    transform = build_transform(config, backbone)
+    run = Run.open(job.folder, job.config)
+    config, data, transform = run.config, run.ingredients.data, run.ingredients.transform
+    backbone, adapters = _build(run)
     adapter_params = sum(each.numel() for adapter in adapters for each in adapter.parameters())
     trained_params = sum(each.numel() for each in backbone.model.parameters() if each.requires_grad)
     origin = AdapterOrigin.of(
@@ -201,13 +199,13 @@ def _train_and_test(job: Job) -> None:
         trainable_params=adapter_params,
         head_params=trained_params - adapter_params,
     )
-    if read_result(folder.path) is None:
+    if read_result(job.folder) is None:
         try:
             train(
                 backbone.model,
                 data,
                 config.recipe,
-                folder.path,
+                job.folder,
                 transform=transform,
                 manifest=AdapterManifest(backbone.spec, backbone.weights_hash, data.class_names, transform, origin),
                 device=config.device,
@@ -215,35 +213,36 @@ def _train_and_test(job: Job) -> None:
                 seed=config.seed,
             )
         except NonFiniteError as error:
-            with atomic_write(folder.path / _DIVERGED) as temporary:
+            with atomic_write(job.folder / _DIVERGED) as temporary:
                 temporary.write_text(str(error), encoding="utf-8")
             raise
     if job.test:
-        load_weights(backbone.model, folder.training.adapter)
-        _test(folder, backbone)
+        load_weights(backbone.model, run.folder.training.adapter)
+        _test(run, backbone)
 
 
-def _build(config: RunConfig, num_classes: int) -> tuple[Backbone, list[AdapterPlus]]:
+def _build(run: Run) -> tuple[Backbone, list[AdapterPlus]]:
     """The sweep's backbone and head, adapters added; drawn from the run's seed, like the other methods' modules."""
-    backbone = build_backbone(config, num_classes, drop_path=config.recipe.drop_path)
+    config = run.config
+    backbone = run.ingredients.fresh_backbone(drop_path=config.recipe.drop_path)
     torch.manual_seed(config.seed)
     return backbone, add_adapters(backbone.model, rank=config.rank, drop_path=config.recipe.drop_path)
 
 
-def _test(folder: RunFolder, backbone: Backbone) -> None:
+def _test(run: Run, backbone: Backbone) -> None:
     """Test the last epoch's weights and write what `Job.test_accuracy` reads."""
-    config = folder.config
+    config = run.config
     found = evaluate(
         backbone.model,
-        build_data(replace(config, test=True)).dataset["test"],
-        build_transform(config, backbone),
+        run.ingredients.all_data.dataset["test"],
+        run.ingredients.transform,
         batch_size=config.recipe.batch_size,
         device=config.device,
         precision=config.recipe.precision,
         num_workers=config.num_workers,
     )
     values = {"split": "test", "weights": "last", "accuracy": found.accuracy, "loss": found.loss}
-    with atomic_write(folder.evaluation) as temporary:
+    with atomic_write(run.folder.evaluation) as temporary:
         temporary.write_text(json.dumps(values | {"num_images": found.num_images}, indent=2) + "\n", encoding="utf-8")
 
 

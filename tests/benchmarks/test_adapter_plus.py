@@ -19,6 +19,7 @@ from torch import nn
 
 from sensitune.backbones import BackboneSpec, load_backbone
 from sensitune.errors import ArgumentError, ConfigError
+from sensitune.runs import Run
 from sensitune.sweeps import JobOutcome, SweepConfig, SweepResult, SweepRun, planned_runs
 from sensitune.training import read_result
 
@@ -181,7 +182,7 @@ def test_training_starts_from_the_sweeps_model_and_leaves_its_frozen_weights_alo
     saved = load_file(job.folder / "adapter/trained.safetensors")
     free = {name for name, parameter in seen["model"].named_parameters() if parameter.requires_grad}
     assert saved.keys() == free
-    base = adapter_plus.build_backbone(job.config, 2).model.state_dict()
+    base = Run.load(job.folder).ingredients.backbone.model.state_dict()
     # blocks.0.0 is a block and blocks.0.1 its adapter.
     before = {re.sub(r"^(blocks\.\d+)\.0\.", r"\1.", name): value for name, value in seen["before"].items()}
     assert all(torch.equal(before[name], value) for name, value in base.items())

@@ -110,11 +110,8 @@ def test_an_unknown_key_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_stages_one_by_one(settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(tmp_path / "run")
     assert main(["sensitivity", *settings, "--budget", "0.009M", "--output", run]) == 0
-    assert main(["train", run]) == 2
-    assert (
-        f"has no allocation.safetensors yet. Run the stage before: `sensitune allocate {run}`"
-        in capsys.readouterr().err
-    )
+    assert main(["evaluate", run]) == 2
+    assert f"has no adapter yet. Train it first: `sensitune train {run}`" in capsys.readouterr().err
     assert main(["allocate", run]) == 0
     assert "9,000" in capsys.readouterr().out
     assert main(["train", run, "--device", "cpu"]) == 0

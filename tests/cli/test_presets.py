@@ -7,12 +7,13 @@ import pytest
 
 from sensitune.cli._arguments import parse_run
 from sensitune.errors import ArgumentError
-from sensitune.runs import PRESETS, Method, RunConfig, with_preset
+from sensitune.runs import PRESETS, Method, RunConfig, RunFolder, with_preset
 
 
 def settings_of(*options: str, output: Path) -> RunConfig:
     required = [] if "--config" in options else ["--model", "m", "--data", "d"]
-    return parse_run([*required, *options, "--output", str(output)], command="run", description="").config
+    asked = parse_run([*required, *options, "--output", str(output)], command="run", description="")
+    return RunFolder.open(asked.folder, asked.settings).config
 
 
 def test_what_did_best_is_the_default_of_a_new_run(tmp_path: Path) -> None:

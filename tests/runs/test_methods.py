@@ -13,7 +13,7 @@ from torch import nn
 
 from sensitune.allocation import Allocation, lora_directions
 from sensitune.errors import ArgumentError
-from sensitune.runs import METHODS, Method, RunConfig, RunFolder, run, run_sensitivity
+from sensitune.runs import METHODS, Method, Run, RunConfig
 from sensitune.runs._config import BUDGETED_METHODS, Placement
 from sensitune.runs._methods import criterion_of
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
@@ -120,18 +120,19 @@ def test_a_random_placement_has_no_tau(config: RunConfig) -> None:
 
 @pytest.mark.parametrize("settings", [{"head": "probe"}, {"drop_path": 0.1}, {"criterion": "signal_to_noise"}])
 def test_the_first_stage_can_be_taken_otherwise(settings: dict[str, Any], config: RunConfig, tmp_path: Path) -> None:
-    plain = run_sensitivity(RunFolder.open(tmp_path / "plain", config))
+    plain = Run.open(tmp_path / "plain", config).sensitivity()
     other = replace(config, sensitivity=replace(config.sensitivity, **settings))
-    found = run_sensitivity(RunFolder.open(tmp_path / "other", other))
+    found = Run.open(tmp_path / "other", other).sensitivity()
     assert any(not torch.equal(found.scores[name], plain.scores[name]) for name in plain.scores)
-    again = run_sensitivity(RunFolder.open(tmp_path / "again", other))
+    again = Run.open(tmp_path / "again", other).sensitivity()
     assert all(torch.equal(found.scores[name], again.scores[name]) for name in found.scores)
 
 
 @pytest.mark.parametrize("placement", ["threshold", "knapsack"])
 def test_a_lora_can_start_along_the_gradient(placement: Placement, config: RunConfig, tmp_path: Path) -> None:
-    folder = RunFolder.open(tmp_path, replace(config, placement=placement, lora_start="gradient"))
-    run(folder)
+    run = Run.open(tmp_path, replace(config, placement=placement, lora_start="gradient"))
+    run.train()
+    folder = run.folder
     directions = load_file(folder.lora_start)
     assert directions.keys() == set(Allocation.load(folder.allocation).structured)
     expected = lora_directions(Sensitivity.load(folder.sensitivity), Allocation.load(folder.allocation))
@@ -146,11 +147,11 @@ def test_uniform_lora_can_start_along_the_gradient_too(
     method: Method, operations: set[str], config: RunConfig, tmp_path: Path
 ) -> None:
     settings = replace(config, method=method, budget=None, rank=2, lora_start="gradient")
-    folder = RunFolder.open(tmp_path, settings)
-    run(folder)
-    allocation = Allocation.load(folder.allocation)
+    run = Run.open(tmp_path, settings)
+    run.train()
+    allocation = run.allocation()
     assert {allocation.site(name).operation for name in allocation.structured} == operations
-    assert load_file(folder.lora_start).keys() == set(allocation.structured)
+    assert load_file(run.folder.lora_start).keys() == set(allocation.structured)
 
 
 def test_scores_are_shared_only_by_methods_that_see_the_model_alike(config: RunConfig) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,16 +24,13 @@ from sensitune.errors import (
 from sensitune.runs import (
     METHODS,
     Method,
+    Run,
     RunConfig,
     RunFolder,
+    _ingredients,
     compare,
     merge,
     predict,
-    run,
-    run_allocate,
-    run_evaluate,
-    run_sensitivity,
-    run_train,
 )
 from sensitune.sensitivity import Sensitivity
 from sensitune.training import AdapterManifest, load_tuned, predict_probabilities, read_result
@@ -72,7 +70,7 @@ def test_run_yaml_records_settings_and_versions(finished: RunFolder, config: Run
 def test_finished_stages_are_not_computed_again(finished: RunFolder, tmp_path: Path) -> None:
     folder = copied(finished, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
-    run(folder)
+    Run(folder).train()
     assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
 
 
@@ -80,13 +78,13 @@ def test_a_stage_can_be_rerun_alone_with_the_same_result(finished: RunFolder, tm
     folder = copied(finished, tmp_path / "run")
     expected = Sensitivity.load(folder.sensitivity), Allocation.load(folder.allocation), read_result(folder.path)
     folder.sensitivity.unlink()
-    sensitivity = run_sensitivity(folder)
+    sensitivity = Run(folder).sensitivity()
     assert all(torch.equal(score, expected[0].scores[name]) for name, score in sensitivity.scores.items())
     folder.allocation.unlink()
-    assert run_allocate(folder).structured == expected[1].structured
+    assert Run(folder).allocation().structured == expected[1].structured
     for left in (folder.training.result, folder.training.metrics):
         left.unlink()
-    again = run_train(folder)
+    again = Run(folder).train()
     assert expected[2] is not None
     assert [row.train_loss for row in again.metrics] == [row.train_loss for row in expected[2].metrics]
 
@@ -103,26 +101,56 @@ class PullsThePlug:
 def test_an_interrupted_training_goes_on_to_the_same_weights(finished: RunFolder, tmp_path: Path) -> None:
     folder = RunFolder.open(tmp_path / "run", finished.config)
     with pytest.raises(KeyboardInterrupt):
-        run(folder, reporter=PullsThePlug())
+        Run(folder, reporter=PullsThePlug()).train()
     assert not folder.training.adapter.exists()
-    assert run(folder).resumed_after == 1
+    assert Run(folder).train().resumed_after == 1
     for adapter in ("adapter", "adapter_chosen"):
         weights = [load_file(one.path / adapter / "adapter_model.safetensors") for one in (folder, finished)]
         assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
 
-@pytest.mark.parametrize(
-    ("stage", "missing", "before"),
-    [
-        (run_allocate, "sensitivity", "sensitivity"),
-        (run_train, "allocation", "allocate"),
-        (run_evaluate, "adapter", "train"),
-    ],
-)
-def test_a_stage_names_the_one_it_waits_for(stage, missing, before, config: RunConfig, tmp_path: Path) -> None:
-    folder = RunFolder.open(tmp_path / "run", config)
-    with pytest.raises(RunFolderError, match=rf"has no {missing}.* yet\. Run the stage before: `sensitune {before} "):
-        stage(folder)
+def test_what_is_missing_is_made_but_a_training_that_is_to_be_evaluated(config: RunConfig, tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "run", config)
+    with pytest.raises(RunFolderError, match=r"has no adapter yet\. Train it first: `sensitune train .*run`"):
+        run.evaluate()
+    assert not run.folder.sensitivity.exists()
+    assert run.allocation().trainable_params == 9_000
+    assert run.folder.sensitivity.exists()
+
+
+def test_a_run_loads_its_backbone_and_its_images_once(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def count(name: str) -> None:
+        original = getattr(_ingredients, name)
+
+        def counting(*arguments: Any, **options: Any) -> Any:
+            loaded.append(name)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(_ingredients, name, counting)
+
+    count("load_data")
+    count("load_backbone")
+    monkeypatch.setattr("sensitune.training._manifest.load_backbone", None)  # evaluating asks for no other
+    run = Run.open(tmp_path / "run", config)
+    result = run.train()
+    assert run.evaluate().accuracy == result.test_accuracy_last
+    assert loaded == ["load_data", "load_backbone"]
+
+
+def test_no_stage_changes_the_backbone_that_they_share(config: RunConfig, tmp_path: Path) -> None:
+    settings = replace(config, method="full", budget=None, recipe=replace(config.recipe, epochs=1))
+    run = Run.open(tmp_path / "run", replace(settings, sensitivity=replace(config.sensitivity, head="probe")))
+    before = {name: tensor.clone() for name, tensor in run.ingredients.backbone.model.state_dict().items()}
+    run.sensitivity()
+    run.train()
+    run.evaluate()
+    after = run.ingredients.backbone.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_a_folder_of_another_configuration_is_refused(finished: RunFolder, config: RunConfig) -> None:
@@ -147,39 +175,43 @@ def test_evaluating_the_saved_adapter_gives_the_reported_accuracy(finished: RunF
     folder = copied(finished, tmp_path / "run")
     result = read_result(folder.path)
     assert result is not None
-    assert run_evaluate(folder).accuracy == result.test_accuracy_last
-    assert run_evaluate(folder, weights="chosen").accuracy == result.test_accuracy_chosen
+    assert Run(folder).evaluate().accuracy == result.test_accuracy_last
+    assert Run(folder).evaluate(weights="chosen").accuracy == result.test_accuracy_chosen
     assert json.loads(folder.evaluation.read_text())["weights"] == "chosen"
 
 
 def test_an_unknown_split_is_refused(finished: RunFolder) -> None:
     with pytest.raises(DataError, match=r"The data has no split 'tset'\. It has: train, validation, test"):
-        run_evaluate(finished, split="tset")
+        Run(finished).evaluate(split="tset")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_what_its_allocation_says(method: Method, config: RunConfig, tmp_path: Path) -> None:
     settings = replace(config, method=method, budget=None, rank=2, recipe=replace(config.recipe, epochs=2))
-    folder = RunFolder.open(tmp_path / method, settings)
-    result = run(folder)
-    allocation = Allocation.load(folder.allocation)
+    run = Run.open(tmp_path / method, settings)
+    result, allocation = run.train(), run.allocation()
     assert result.trained_params == allocation.trainable_params + allocation.head_params
-    model, _ = load_tuned(folder.training.adapter)
+    model, _ = load_tuned(run.folder.training.adapter)
     assert model.get_nb_trainable_parameters()[0] >= 0
 
 
 def test_a_limited_test_split_is_recorded(config: RunConfig, tmp_path: Path) -> None:
-    folder = RunFolder.open(tmp_path / "run", replace(config, max_test=3, method="head", budget=None))
-    run(folder)
-    assert AdapterManifest.load(folder.training.adapter).origin.data["split_sizes"]["test"] == 3
+    run = Run.open(tmp_path / "run", replace(config, max_test=3, method="head", budget=None))
+    run.train()
+    assert AdapterManifest.load(run.folder.training.adapter).origin.data["split_sizes"]["test"] == 3
 
 
 def test_compared_methods_cost_what_the_uniform_lora_costs(config: RunConfig, tmp_path: Path) -> None:
     shared = replace(config, budget=None, recipe=replace(config.recipe, epochs=2))
     compared = compare(shared, tmp_path, uniform_rank=1)
-    assert [one.label for one in compared] == ["Head only", "Uniform LoRA", "SPT-LoRA", "SPT sparse only"]
-    assert len({one.allocation.trainable_params for one in compared[1:]}) == 1
-    assert compared[0].allocation.trainable_params == 0
+    assert [METHODS[one.config.method].label for one in compared] == [
+        "Head only",
+        "Uniform LoRA",
+        "SPT-LoRA",
+        "SPT sparse only",
+    ]
+    assert len({one.allocation().trainable_params for one in compared[1:]}) == 1
+    assert compared[0].allocation().trainable_params == 0
     scores = [one.folder.sensitivity.read_bytes() for one in compared[2:]]
     assert scores[0] == scores[1]
     assert not compared[1].folder.sensitivity.exists()
@@ -187,7 +219,7 @@ def test_compared_methods_cost_what_the_uniform_lora_costs(config: RunConfig, tm
 
 def test_a_preset_is_for_the_methods_of_spt_alone_in_a_comparison(config: RunConfig, tmp_path: Path) -> None:
     compared = compare(config, tmp_path, methods=("sparse", "lora", "spt-lora"), uniform_rank=1, preset="best")
-    assert [one.folder.config.recipe.in_place_rate for one in compared] == [0.1, 1.0, 0.1]
+    assert [one.config.recipe.in_place_rate for one in compared] == [0.1, 1.0, 0.1]
     assert [one.folder.lora_start.exists() for one in compared] == [False, False, True]
     # The scores without gradients do not do for the one that starts along them.
     sparse, spt = (Sensitivity.load(compared[index].folder.sensitivity) for index in (0, 2))
@@ -196,7 +228,7 @@ def test_a_preset_is_for_the_methods_of_spt_alone_in_a_comparison(config: RunCon
 
 def test_a_comparison_takes_each_methods_default_preset(config: RunConfig, tmp_path: Path) -> None:
     compared = compare(config, tmp_path, methods=("sparse", "spt-lora"), uniform_rank=1)
-    assert [one.folder.config.recipe.in_place_rate for one in compared] == [1.0, 0.1]
+    assert [one.config.recipe.in_place_rate for one in compared] == [1.0, 0.1]
 
 
 def test_a_comparison_names_every_method_once(config: RunConfig, tmp_path: Path) -> None:
@@ -244,8 +276,9 @@ def test_an_adapter_folder_says_nothing_about_its_makers_machine(
 ) -> None:
     base = merge(finished.training.adapter, tmp_path / "weights" / "base.safetensors")
     settings = replace(config, method="head", budget=None, checkpoint=str(base), pretrained=True, num_blocks=None)
-    folder = RunFolder.open(tmp_path / "run", settings)
-    run(folder)
+    run = Run.open(tmp_path / "run", settings)
+    run.train()
+    folder = run.folder
     files = [file for file in folder.training.adapter.rglob("*") if file.is_file()]
     assert len(files) >= 4
     for place in (tmp_path, images, Path.home()):
@@ -300,5 +333,5 @@ def test_a_full_disk_leaves_no_half_allocation(
     folder.allocation.unlink()
     monkeypatch.setattr("sensitune._tensor_file.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        run_allocate(folder)
+        Run(folder).allocation()
     assert not [path for path in folder.path.iterdir() if "allocation" in path.name]

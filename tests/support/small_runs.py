@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sensitune.runs import RunConfig, RunFolder, SensitivitySettings, run
+from sensitune.runs import Run, RunConfig, RunFolder, SensitivitySettings
 from sensitune.training import Recipe
 
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
@@ -49,6 +49,6 @@ def config(images: Path) -> RunConfig:
 @pytest.fixture(scope="session")
 def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run that went through all stages; read it, do not change it."""
-    folder = RunFolder.open(tmp_path_factory.mktemp("runs") / "finished", config)
-    run(folder)
-    return folder
+    run = Run.open(tmp_path_factory.mktemp("runs") / "finished", config)
+    run.train()
+    return run.folder

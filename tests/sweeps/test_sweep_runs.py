@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sensitune.errors import ArgumentError, RunFolderError
-from sensitune.runs import RunConfig, RunFolder, run, run_evaluate
+from sensitune.runs import Run, RunConfig, RunFolder
 from sensitune.sensitivity import Sensitivity
 from sensitune.sweeps import JobOutcome, SweepConfig, collect, planned_runs, run_sweep
 from sensitune.sweeps._jobs import Job, run_job, scores_key
@@ -173,13 +173,8 @@ def test_a_job_ends_like_a_run_of_its_own(config: RunConfig, finished: RunFolder
     assert found.test_accuracy_last == expected.test_accuracy_last
     assert [row.train_loss for row in found.metrics] == [row.train_loss for row in expected.metrics]
     shared = Sensitivity.load(tmp_path / "scores" / scores_key(config) / "sensitivity.safetensors")
-    own = Sensitivity.load(run_and_find(finished))
+    own = Sensitivity.load(finished.sensitivity)
     assert all((shared.scores[name] == own.scores[name]).all() for name in own.scores)
-
-
-def run_and_find(folder: RunFolder) -> Path:
-    run(folder)
-    return folder.sensitivity
 
 
 def test_a_file_in_the_way_is_refused(config: RunConfig, tmp_path: Path) -> None:
@@ -209,7 +204,7 @@ def test_finished_runs_with_other_settings_are_refused_and_not_taken_for_these(
 def test_only_the_last_weights_on_the_test_split_count_as_a_test(config: RunConfig, tmp_path: Path) -> None:
     sweep = make_sweep(config, seeds=[0], choose={}, retrain=False, methods={"Head only": {"method": "head"}})
     expected = run_sweep(sweep, tmp_path).runs
-    run_evaluate(RunFolder.load(tmp_path / "runs/squares/head-only/plain/seed0"), split="validation")
+    Run.load(tmp_path / "runs/squares/head-only/plain/seed0").evaluate(split="validation")
     assert collect(sweep, tmp_path).runs == ()
     assert run_sweep(sweep, tmp_path).runs == expected
 

@@ -23,6 +23,7 @@ from sensitune.backbones._focus import FOCUS_NAME
 from sensitune.backbones._hash import weights_hash
 from sensitune.backbones._load import load_backbone
 from sensitune.backbones._published import PUBLISHED_BACKBONES, PublishedBackbone
+from sensitune.backbones._rebuild import rebuild_backbone
 from sensitune.backbones._saved import read_checkpoint_metadata, save_checkpoint
 from sensitune.backbones._types import Backbone, BackboneSpec
 
@@ -34,6 +35,7 @@ __all__ = [
     "PublishedBackbone",
     "load_backbone",
     "read_checkpoint_metadata",
+    "rebuild_backbone",
     "save_checkpoint",
     "weights_hash",
 ]

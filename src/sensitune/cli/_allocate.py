@@ -7,10 +7,10 @@ from pathlib import Path
 
 import tyro
 
-from sensitune.cli._arguments import load_run, parse
+from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.report import allocation_table
-from sensitune.runs import run_allocate
+from sensitune.runs import Run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,9 +24,9 @@ def allocate(run: tyro.conf.Positional[Path], /) -> None:
     Args:
         run: Run folder, from `sensitune sensitivity` or `sensitune run`.
     """
-    folder = load_run(run, None)
     console = make_console()
     with reporting(console) as reporter:
-        allocation = run_allocate(folder, reporter=reporter)
+        opened = Run.load(run, reporter=reporter)
+        allocation = opened.allocation()
     console.print(allocation_table(allocation))
-    show_path(console, "allocation", folder.allocation)
+    show_path(console, "allocation", opened.folder.allocation)

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from sensitune.runs import DEFAULT_PRESETS, METHODS, PRESETS, DeviceName, PresetName, RunConfig, RunFolder, with_preset
+from sensitune.runs import DEFAULT_PRESETS, METHODS, PRESETS, PresetName, RunConfig, RunFolder, with_preset
 
 T = TypeVar("T")
 
@@ -49,8 +49,8 @@ def parse(function: Callable[..., T], arguments: Sequence[str], *, command: str)
     return tyro.cli(function, args=list(arguments), prog=f"sensitune {command}")
 
 
-def parse_run(arguments: Sequence[str], *, command: str, description: str) -> RunFolder:
-    """The run folder that a command line means, made if it is missing.
+def parse_run(arguments: Sequence[str], *, command: str, description: str) -> RunArguments:
+    """The run that a command line means.
 
     Settings come, from weak to strong, from the defaults, from the ``run.yaml`` of an existing folder or the file of
     ``--config``, from ``--preset``, and from the command line. A file's settings are meant as they stand: only a run
@@ -62,16 +62,15 @@ def parse_run(arguments: Sequence[str], *, command: str, description: str) -> Ru
         description: What it does, for its help.
 
     Returns:
-        The run folder.
+        Where the run lives, and its settings.
     """
-    parsed = tyro.cli(
+    return tyro.cli(
         RunArguments,
         args=list(arguments),
         prog=f"sensitune {command}",
         description=description,
         default=_default_arguments(arguments),
     )
-    return RunFolder.open(parsed.folder, parsed.settings)
 
 
 def _default_arguments(arguments: Sequence[str]) -> RunArguments:
@@ -95,9 +94,3 @@ def _default_arguments(arguments: Sequence[str]) -> RunArguments:
             settings = replace(settings, method=known.method)
         settings = with_preset(settings, preset)
     return RunArguments(settings, output=output, preset=preset, config=config)
-
-
-def load_run(path: Path, device: DeviceName | None) -> RunFolder:
-    """An existing run folder, on another device if one is given."""
-    folder = RunFolder.load(path)
-    return folder if device is None else replace(folder, config=replace(folder.config, device=device))

@@ -14,8 +14,7 @@ from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.cli._run import comparison_row
 from sensitune.report import allocation_table, comparison_table, write_report
-from sensitune.runs import ComparedRun, DeviceName, RunConfig, build_data, compare, merge, open_image, predict
-from sensitune.sensitivity import Sensitivity
+from sensitune.runs import DeviceName, Run, RunConfig, compare, merge, open_image, predict
 from sensitune.training import AdapterManifest, Recipe, predict_probabilities
 
 # All the demo's numbers. On 2 CPU cores the model trains some 36 images a second: 500 images x 6 epochs x 4 methods.
@@ -54,7 +53,7 @@ def demo(*, output: Path = Path("runs/demo"), device: DeviceName = "auto") -> No
     console.print(_introduction(settings))
     with reporting(console, always=True) as reporter:
         compared = compare(settings, output, uniform_rank=UNIFORM_RANK, reporter=reporter)
-    spt = next(one for one in compared if one.folder.config.method == "spt-lora")
+    spt = next(one for one in compared if one.config.method == "spt-lora")
     _show_report(console, compared, spt, output)
     merged = merge(spt.folder.training.adapter, output / "spt-lora-merged.safetensors")
     _show_predictions(console, spt, merged)
@@ -73,11 +72,10 @@ def _introduction(settings: RunConfig) -> str:
     )
 
 
-def _show_report(console: Console, compared: Sequence[ComparedRun], spt: ComparedRun, output: Path) -> None:
-    rows = [comparison_row(one.folder, one.allocation, one.result) for one in compared]
-    sensitivity = Sensitivity.load(spt.folder.sensitivity)
-    written = write_report(output, spt.allocation, sensitivity=sensitivity, comparison=rows)
-    console.print(allocation_table(spt.allocation))
+def _show_report(console: Console, compared: Sequence[Run], spt: Run, output: Path) -> None:
+    rows = [comparison_row(one) for one in compared]
+    written = write_report(output, spt.allocation(), sensitivity=spt.sensitivity(), comparison=rows)
+    console.print(allocation_table(spt.allocation()))
     console.print(comparison_table(rows))
     console.print(
         "Uniform LoRA, SPT-LoRA (preset best) and SPT sparse only train the same number of parameters. One seed is one "
@@ -88,14 +86,14 @@ def _show_report(console: Console, compared: Sequence[ComparedRun], spt: Compare
         show_path(console, "written", path)
 
 
-def _show_predictions(console: Console, spt: ComparedRun, merged: Path) -> None:
+def _show_predictions(console: Console, spt: Run, merged: Path) -> None:
     """Some test photographs, as the adapter sees them; the merged checkpoint must see the same."""
-    files, labels = _test_files(spt.folder.config)
-    predictions = predict(spt.folder.training.adapter, files, device=spt.folder.config.device)
+    files, labels = _test_files(spt)
+    predictions = predict(spt.folder.training.adapter, files, device=spt.config.device)
     spec = BackboneSpec(FOCUS_NAME, checkpoint=str(merged))
     plain = load_backbone(spec, num_classes=len(predictions.class_names), keep_head=True).model
     transform = AdapterManifest.load(spt.folder.training.adapter).transform
-    again = predict_probabilities(plain, map(open_image, files), transform, device=spt.folder.config.device)
+    again = predict_probabilities(plain, map(open_image, files), transform, device=spt.config.device)
     for index, (file, label) in enumerate(zip(files, labels, strict=True)):
         name, probability = predictions.best(index)
         console.print(f"{file.name}: {name} ({probability:.0%}); the label says {predictions.class_names[label]}")
@@ -103,11 +101,11 @@ def _show_predictions(console: Console, spt: ComparedRun, merged: Path) -> None:
     console.print(f"The merged checkpoint gives the same probabilities to {difference:.0e}.")
 
 
-def _test_files(config: RunConfig) -> tuple[list[Path], list[int]]:
+def _test_files(run: Run) -> tuple[list[Path], list[int]]:
     """The first test photograph of every class."""
     from datasets import Image
 
-    test = build_data(config).dataset["test"]
+    test = run.ingredients.data.dataset["test"]
     labels = list(test["label"])
     first = [labels.index(label) for label in sorted(set(labels))]
     paths = test.cast_column("image", Image(decode=False))

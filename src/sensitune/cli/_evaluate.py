@@ -8,9 +8,9 @@ from typing import Literal
 
 import tyro
 
-from sensitune.cli._arguments import load_run, parse
+from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
-from sensitune.runs import DeviceName, run_evaluate
+from sensitune.runs import DeviceName, Run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -34,9 +34,9 @@ def evaluate(
         weights: Those of the last epoch, or of the epoch the validation split chose.
         device: Where it runs; the run's own setting by default.
     """
-    folder = load_run(run, device)
     console = make_console()
     with reporting(console) as reporter:
-        found = run_evaluate(folder, split=split, weights=weights, reporter=reporter)
+        opened = Run.load(run, device=device, reporter=reporter)
+        found = opened.evaluate(split=split, weights=weights)
     console.print(f"{split} accuracy {found.accuracy:.2%} (loss {found.loss:.4f}) on {found.num_images:,} images")
-    show_path(console, "evaluation", folder.evaluation)
+    show_path(console, "evaluation", opened.folder.evaluation)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sensitune.allocation import Allocation
 from sensitune.cli._arguments import parse_run
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.report import ComparisonRow, allocation_table, comparison_table, write_report
-from sensitune.runs import METHODS, RunFolder, run
-from sensitune.sensitivity import Sensitivity
-from sensitune.training import TrainingResult
+from sensitune.runs import METHODS, Run
 
 DESCRIPTION = """Tune a pretrained vision model on your own images, under a budget of trainable parameters.
 
@@ -20,15 +17,14 @@ written to the run folder; the same command goes on where it stopped."""
 
 def main(arguments: Sequence[str]) -> None:
     """Run the subcommand."""
-    folder = parse_run(arguments, command="run", description=DESCRIPTION)
+    asked = parse_run(arguments, command="run", description=DESCRIPTION)
     console = make_console()
     with reporting(console) as reporter:
-        result = run(folder, reporter=reporter)
-    allocation = Allocation.load(folder.allocation)
-    sensitivity = Sensitivity.load(folder.sensitivity) if folder.sensitivity.exists() else None
-    row = comparison_row(folder, allocation, result)
-    written = write_report(folder.path, allocation, sensitivity=sensitivity, comparison=[row])
-    console.print(allocation_table(allocation))
+        run = Run.open(asked.folder, asked.settings, reporter=reporter)
+        result = run.train()
+    row, folder = comparison_row(run), run.folder
+    written = write_report(folder.path, run.allocation(), sensitivity=run.known_sensitivity(), comparison=[row])
+    console.print(allocation_table(run.allocation()))
     console.print(comparison_table([row], title="Result"))
     show_path(console, "adapter (last epoch)", folder.training.adapter)
     if result.chosen_epoch is not None:
@@ -38,11 +34,12 @@ def main(arguments: Sequence[str]) -> None:
     show_path(console, "report", written[0])
 
 
-def comparison_row(folder: RunFolder, allocation: Allocation, result: TrainingResult) -> ComparisonRow:
-    """A run as a row of the report's table."""
+def comparison_row(run: Run) -> ComparisonRow:
+    """A finished run as a row of the report's table."""
+    result = run.train()
     return ComparisonRow.of(
-        allocation,
-        method=METHODS[folder.config.method].label,
+        run.allocation(),
+        method=METHODS[run.config.method].label,
         last_accuracy=result.test_accuracy_last,
         chosen_accuracy=result.test_accuracy_chosen,
         seconds=result.seconds,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sensitune.cli._arguments import parse_run
 from sensitune.cli._console import make_console, reporting, show_path
-from sensitune.runs import run_sensitivity
+from sensitune.runs import Run
 
 DESCRIPTION = """Score every parameter of a pretrained model by how much it matters for your images.
 
@@ -15,10 +15,11 @@ Makes the run folder; `sensitune allocate` and `sensitune train` go on from ther
 
 def main(arguments: Sequence[str]) -> None:
     """Run the subcommand."""
-    folder = parse_run(arguments, command="sensitivity", description=DESCRIPTION)
+    asked = parse_run(arguments, command="sensitivity", description=DESCRIPTION)
     console = make_console()
     with reporting(console) as reporter:
-        sensitivity = run_sensitivity(folder, reporter=reporter)
+        run = Run.open(asked.folder, asked.settings, reporter=reporter)
+        sensitivity = run.sensitivity()
     scored = sum(site.numel for site in sensitivity.sites)
     console.print(f"{scored:,} parameters at {len(sensitivity.sites)} sites scored.")
-    show_path(console, "sensitivity", folder.sensitivity)
+    show_path(console, "sensitivity", run.folder.sensitivity)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import tyro
 
-from sensitune.allocation import Allocation
-from sensitune.cli._arguments import load_run, parse
+from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.cli._run import comparison_row
 from sensitune.report import comparison_table
-from sensitune.runs import DeviceName, run_train
+from sensitune.runs import DeviceName, Run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,10 +26,9 @@ def train(run: tyro.conf.Positional[Path], /, *, device: DeviceName | None = Non
         run: Run folder, after `sensitune allocate`.
         device: Where it runs; the run's own setting by default.
     """
-    folder = load_run(run, device)
     console = make_console()
     with reporting(console) as reporter:
-        result = run_train(folder, reporter=reporter)
-    row = comparison_row(folder, Allocation.load(folder.allocation), result)
-    console.print(comparison_table([row], title="Result"))
-    show_path(console, "adapter", folder.training.adapter)
+        opened = Run.load(run, device=device, reporter=reporter)
+        opened.train()
+    console.print(comparison_table([comparison_row(opened)], title="Result"))
+    show_path(console, "adapter", opened.folder.training.adapter)

@@ -5,38 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from sensitune._files import atomic_write
-from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
 from sensitune.runs._config import BUDGETED_METHODS, SPT_METHODS, Method, RunConfig
 from sensitune.runs._folder import RunFolder
+from sensitune.runs._ingredients import Ingredients
 from sensitune.runs._methods import METHODS, criterion_of, needs_sensitivity, scoring_method
 from sensitune.runs._presets import DEFAULT_PRESETS, PresetName, with_preset
 from sensitune.runs._reporter import Reporter, Silent
-from sensitune.runs._stages import run, run_allocate
-from sensitune.training import TrainingResult
+from sensitune.runs._run import Run
 
 DEFAULT_METHODS: tuple[Method, ...] = ("head", "lora", "spt-lora", "sparse")
-
-
-@dataclass(frozen=True)
-class ComparedRun:
-    """One method's run in a comparison.
-
-    Attributes:
-        label: What a reader calls the method.
-        folder: Where the run lives.
-        allocation: What it trained.
-        result: What it reached.
-    """
-
-    label: str
-    folder: RunFolder
-    allocation: Allocation
-    result: TrainingResult
 
 
 def compare(
@@ -47,7 +29,7 @@ def compare(
     uniform_rank: int | None = None,
     preset: PresetName | None = None,
     reporter: Reporter | None = None,
-) -> list[ComparedRun]:
+) -> list[Run]:
     """Run several methods at the cost of the uniform LoRA, each in a run folder of its own under `path`.
 
     Every method gets the same model, head, images, order of images and recipe; the scores are estimated once. A
@@ -63,7 +45,7 @@ def compare(
         reporter: Is told where it stands.
 
     Returns:
-        One run per method.
+        One run per method, trained and tested.
 
     Raises:
         ArgumentError: If a method is named twice, or none is.
@@ -73,21 +55,25 @@ def compare(
         raise ArgumentError(f"`methods` must name at least one method, and each once. Got {named}.")
     reporter = reporter or Silent()
     root = Path(path)
+    ingredients = Ingredients(config)
+
+    def start(settings: RunConfig) -> Run:
+        folder = RunFolder.open(root / settings.method, settings)
+        return Run(folder, ingredients=ingredients, reporter=reporter)
+
     uniform = replace(config, method="lora", budget=None, tau=None, rank=uniform_rank or config.rank)
-    budget = config.budget
-    if budget is None:
-        budget = run_allocate(RunFolder.open(root / "lora", uniform), reporter=reporter).trainable_params
+    budget = start(uniform).allocation().trainable_params if config.budget is None else config.budget
     budgeted = replace(config, method="spt-lora", budget=budget, tau=None)
     compared = []
     for method in methods:
         settings = replace(budgeted if method in BUDGETED_METHODS else uniform, method=method)
         if method in SPT_METHODS and (chosen := preset or DEFAULT_PRESETS.get(method)):
             settings = with_preset(settings, chosen)
-        folder = RunFolder.open(root / method, settings)
+        run = start(settings)
         reporter.stage(METHODS[method].label)
-        _share_sensitivity(folder, root)
-        result = run(folder, reporter=reporter)
-        compared.append(ComparedRun(METHODS[method].label, folder, Allocation.load(folder.allocation), result))
+        _share_sensitivity(run.folder, root)
+        run.train()
+        compared.append(run)
     return compared
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ import yaml
 
 from sensitune._files import atomic_write
 from sensitune.errors import RunFolderError
-from sensitune.runs._config import RECORDED_KEY, RunConfig, read_yaml
+from sensitune.runs._config import RECORDED_KEY, DeviceName, RunConfig, read_yaml
 from sensitune.training import TrainingFolder
 
 _PACKAGES = ("sensitune", "torch", "torchvision", "timm", "peft", "transformers", "accelerate", "datasets")
@@ -69,11 +69,12 @@ class RunFolder:
         return folder
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> RunFolder:
+    def load(cls, path: str | os.PathLike[str], *, device: DeviceName | None = None) -> RunFolder:
         """Come back to a run.
 
         Args:
             path: Its folder.
+            device: Where it goes on; None is the recorded setting.
 
         Returns:
             The run folder with the recorded settings.
@@ -86,7 +87,8 @@ class RunFolder:
             raise RunFolderError(
                 f"{os.fspath(path)} is not a run folder: it has no run.yaml. Start with `sensitune run`."
             )
-        return cls(Path(path), RunConfig.from_yaml(settings))
+        config = RunConfig.from_yaml(settings)
+        return cls(Path(path), config if device is None else replace(config, device=device))
 
     @property
     def settings(self) -> Path:

@@ -14,7 +14,7 @@ from sensitune.errors import NonFiniteError, SensituneError
 from sensitune.runs._config import RunConfig
 from sensitune.runs._folder import RunFolder, check_finished
 from sensitune.runs._methods import criterion_of, needs_sensitivity, scoring_method
-from sensitune.runs._stages import run_allocate, run_evaluate, run_sensitivity, run_train
+from sensitune.runs._run import Run
 from sensitune.sensitivity import Sensitivity
 from sensitune.training import read_result
 
@@ -111,23 +111,22 @@ def run_job(job: Job) -> JobOutcome:
 def _run(job: Job) -> None:
     if job.finished:
         return
-    folder = RunFolder.open(job.folder, job.config)
-    if not folder.allocation.exists():
-        run_allocate(folder, sensitivity=_shared_scores(job) if needs_sensitivity(job.config) else None)
+    run = Run.open(job.folder, job.config)
+    if not run.folder.allocation.exists():
+        run.allocation(sensitivity=_shared_scores(job) if needs_sensitivity(job.config) else None)
     try:
-        run_train(folder)
+        run.train()
     except NonFiniteError as error:
         with atomic_write(job.folder / _DIVERGED) as temporary:
             temporary.write_text(str(error), encoding="utf-8")
         raise
     if job.test:
-        run_evaluate(folder, split="test")
+        run.evaluate(split="test")
 
 
 def _shared_scores(job: Job) -> Sensitivity:
     """The scores of every run on the same model, head and images; two workers may both estimate them, to no harm."""
-    folder = RunFolder.open(job.scores / scores_key(job.config), _scoring_config(job.config))
-    return run_sensitivity(folder)
+    return Run.open(job.scores / scores_key(job.config), _scoring_config(job.config)).sensitivity()
 
 
 def _scoring_config(config: RunConfig) -> RunConfig:

@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 
 from sensitune._files import atomic_write
-from sensitune.backbones import BackboneSpec, load_backbone
+from sensitune.backbones import Backbone, BackboneSpec, load_backbone
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import AdapterFileError, AllocationMismatchError, ArgumentError, ConfigError
 
@@ -143,7 +143,10 @@ class AdapterManifest:
 
 
 def load_tuned(
-    folder: str | os.PathLike[str], *, checkpoint: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str],
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    backbone: Backbone | None = None,
 ) -> tuple[PeftModel, AdapterManifest]:
     """Build the tuned model again from its adapter folder alone, plus its base weights.
 
@@ -151,6 +154,7 @@ def load_tuned(
         folder: An adapter folder that `train` wrote with a manifest.
         checkpoint: The base's weight file, if the manifest names one; None takes the weights that belong to the base's
             name.
+        backbone: The base where it is in memory already, untuned; its model becomes the tuned one.
 
     Returns:
         The PEFT model in eval mode on the CPU, and its manifest.
@@ -161,12 +165,8 @@ def load_tuned(
         ArgumentError: If the manifest names a weight file and `checkpoint` is missing.
     """
     manifest = AdapterManifest.load(folder)
-    spec = manifest.backbone if checkpoint is None else replace(manifest.backbone, checkpoint=os.fspath(checkpoint))
-    if checkpoint is None and spec.checkpoint is not None:
-        raise ArgumentError(
-            f"{os.fspath(folder)} was tuned on the weight file {spec.checkpoint}. Give it as `checkpoint`."
-        )
-    backbone = load_backbone(spec, num_classes=len(manifest.class_names), seed=manifest.origin.seed)
+    if backbone is None:
+        backbone = _load_base(manifest, folder, checkpoint)
     if backbone.weights_hash != manifest.weights_hash:
         raise AllocationMismatchError(
             f"{os.fspath(folder)} was tuned on {manifest.backbone.name} with weights {manifest.weights_hash[:12]}. "
@@ -176,6 +176,17 @@ def load_tuned(
         return PeftModel.from_pretrained(backbone.model, os.fspath(folder)).eval(), manifest
     except SafetensorError as error:
         raise AdapterFileError(f"The weights in {os.fspath(folder)} are damaged: {error}. Train again.") from error
+
+
+def _load_base(
+    manifest: AdapterManifest, folder: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None
+) -> Backbone:
+    spec = manifest.backbone if checkpoint is None else replace(manifest.backbone, checkpoint=os.fspath(checkpoint))
+    if checkpoint is None and spec.checkpoint is not None:
+        raise ArgumentError(
+            f"{os.fspath(folder)} was tuned on the weight file {spec.checkpoint}. Give it as `checkpoint`."
+        )
+    return load_backbone(spec, num_classes=len(manifest.class_names), seed=manifest.origin.seed)
 
 
 def _without_folder(source: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sensitune.runs import RunConfig, _stages
+from sensitune.runs import RunConfig, _run
 from sensitune.sweeps import JobOutcome
 from sensitune.sweeps._jobs import Job, run_job
 from sensitune.training import TrainingProgress
@@ -81,7 +81,7 @@ def _in_the_second_epoch(event: Callable[[], object]) -> None:
         if progress.epoch == 2:
             event()
 
-    _stages.report_training = report
+    _run.report_training = report
 
 
 def wait_forever(job: Job) -> JobOutcome:
