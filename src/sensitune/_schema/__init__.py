@@ -1,0 +1,60 @@
+"""Frozen dataclasses <-> plain values, YAML and JSON, strictly: the one way that settings and files are read.
+
+The dataclasses are the standard library's; pydantic checks values against their annotations, so a range is written
+once, in the type (``epochs: PositiveInt = 100``), and holds for a file, a call in Python and the command line alike.
+
+    file ──read_yaml, read_json──▶ mapping ──read──▶ dataclass ──to_plain──▶ mapping ──dump_yaml, write_json──▶ file
+    file ──load──▶ dataclass                         dataclass built in Python ──check, in its __post_init__──▶ as read
+
+Example:
+    >>> @dataclass(frozen=True)
+    ... class Size:
+    ...     width: PositiveInt = 1
+    ...     def __post_init__(self) -> None:
+    ...         check(self)
+    >>> read(Size, {"width": 3})
+    Size(width=3)
+    >>> read(Size, {"widht": 3}, where="size")  # doctest: +IGNORE_EXCEPTION_DETAIL
+    Traceback (most recent call last):
+    ConfigError: `size.widht` is not a setting. The closest one is `size.width`.
+"""
+
+from sensitune._schema._documents import dump_yaml, parse_json, read_json, read_yaml, write_json
+from sensitune._schema._mistakes import describe, shorten
+from sensitune._schema._read import check, load, read, to_plain
+from sensitune._schema._types import (
+    AtLeastOne,
+    NonEmptyText,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Rule,
+    Seed,
+    Share,
+    UnitInterval,
+)
+
+__all__ = [
+    "AtLeastOne",
+    "NonEmptyText",
+    "NonNegative",
+    "NonNegativeInt",
+    "Positive",
+    "PositiveInt",
+    "Rule",
+    "Seed",
+    "Share",
+    "UnitInterval",
+    "check",
+    "describe",
+    "dump_yaml",
+    "load",
+    "parse_json",
+    "read",
+    "read_json",
+    "read_yaml",
+    "shorten",
+    "to_plain",
+    "write_json",
+]
