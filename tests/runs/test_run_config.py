@@ -51,8 +51,8 @@ def test_a_wrong_setting_is_refused_by_its_full_name(text: str, message: str, tm
     ("text", "message"),
     [
         ("model: m", r"The setting `data` is missing\. Give it a value"),
-        ("- model", r"must be lines of `setting: value`\. Got \['model'\]"),
-        ("model: [", r"c\.yaml cannot be read: while parsing"),
+        ("- model", r"must be lines of `setting: value`\. It holds a list"),
+        ("model: [", r"c\.yaml cannot be read: expected the node content"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(text: str, message: str, tmp_path: Path) -> None:

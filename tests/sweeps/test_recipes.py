@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from sensitune.backbones import PUBLISHED_BACKBONES
 from sensitune.data import FGVC_DATASETS, VTAB_TASKS
@@ -124,8 +123,9 @@ def test_the_page_on_recipes_has_their_printed_means_and_their_runs(benchmark: s
     assert f"| `{benchmark}_{model}_spt_*` | {means} | {runs} |" in PAGE.read_text(encoding="utf-8")
 
 
-def test_the_page_on_recipes_shows_a_sweep_that_loads() -> None:
+def test_the_page_on_recipes_shows_a_sweep_that_loads(tmp_path: Path) -> None:
     (example,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    sweep = SweepConfig.from_dict(yaml.safe_load(example))
+    (tmp_path / "sweep.yaml").write_text(example, encoding="utf-8")
+    sweep = SweepConfig.from_yaml(tmp_path / "sweep.yaml")
     assert list(sweep.sources) == ["solar", "wood", "plans"]
     assert len(sweep.candidates()) == 2

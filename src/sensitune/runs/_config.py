@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from sensitune.errors import ArgumentError, ConfigError
-from sensitune.runs._settings import from_mapping
+from sensitune._schema import read, read_yaml
+from sensitune.errors import ArgumentError
 from sensitune.training import Recipe
 
 Method = Literal[
@@ -194,7 +191,7 @@ class RunConfig:
         Raises:
             ConfigError: If a key is unknown (the closest known one is named), missing, or of the wrong type.
         """
-        return from_mapping(cls, values)
+        return read(cls, values)
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> RunConfig:
@@ -209,18 +206,12 @@ class RunConfig:
         Raises:
             ConfigError: If the file is missing, is no YAML, or `from_dict` refuses it.
         """
-        return cls.from_dict(read_yaml(path))
+        return cls.from_dict(read_settings(path))
 
 
 RECORDED_KEY = "recorded"
 
 
-def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The settings of a configuration file, without what a run folder records beside them."""
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"The configuration {os.fspath(path)} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"The configuration {os.fspath(path)} must be lines of `setting: value`. Got {values!r}.")
-    return {key: value for key, value in values.items() if key != RECORDED_KEY}
+    return {key: value for key, value in read_yaml(path).items() if key != RECORDED_KEY}

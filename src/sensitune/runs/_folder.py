@@ -10,11 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sensitune._files import atomic_write
+from sensitune._schema import dump_yaml
 from sensitune.errors import RunFolderError
-from sensitune.runs._config import RECORDED_KEY, DeviceName, RunConfig, read_yaml
+from sensitune.runs._config import RECORDED_KEY, DeviceName, RunConfig, read_settings
 from sensitune.training import TrainingFolder
 
 _PACKAGES = ("sensitune", "torch", "torchvision", "timm", "peft", "transformers", "accelerate", "datasets")
@@ -65,7 +64,7 @@ class RunFolder:
             return folder
         with atomic_write(folder.settings) as temporary:
             values = config.to_dict() | {RECORDED_KEY: _surroundings()}
-            temporary.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+            temporary.write_text(dump_yaml(values), encoding="utf-8")
         return folder
 
     @classmethod
@@ -140,7 +139,7 @@ def check_finished(folder: RunFolder) -> None:
 
 
 def _refuse_other_run(folder: RunFolder, free: frozenset[str]) -> None:
-    recorded, asked = RunConfig.from_dict(read_yaml(folder.settings)).to_dict(), folder.config.to_dict()
+    recorded, asked = RunConfig.from_dict(read_settings(folder.settings)).to_dict(), folder.config.to_dict()
     different = [_difference(name, recorded[name], asked[name]) for name in asked if name not in free]
     named = [text for text in different if text]
     if named:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sensitune.data import FGVC_DATASETS, VTAB_TASKS
 from sensitune.errors import ConfigError
-from sensitune.runs._config import RunConfig, read_yaml
+from sensitune.runs._config import RunConfig, read_settings
 
 ChooseBy = Literal["task", "method"]
 Setting = Mapping[str, Any]
@@ -88,7 +88,7 @@ class SweepConfig:
         Raises:
             ConfigError: If the file is missing, is no YAML, or `from_dict` refuses it.
         """
-        return cls.from_dict(read_yaml(path))
+        return cls.from_dict(read_settings(path))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SweepConfig:
