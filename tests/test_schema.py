@@ -275,10 +275,10 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}']
     ],
 )
 def test_yaml_that_is_damaged_or_a_trap_is_refused_at_once(text: str, message: str, tmp_path: Path) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ConfigError, match=rf"^{tmp_path}/a\.yaml cannot be read: .*{message}.*\.$") as caught:
         read_yaml(write(tmp_path / "a.yaml", text))
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert len(str(caught.value).removeprefix(str(tmp_path))) < 300
     assert "\n" not in str(caught.value)
 

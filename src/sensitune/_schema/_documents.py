@@ -15,6 +15,7 @@ from sensitune._files import atomic_write
 from sensitune.errors import ConfigError, SensituneError
 
 _LARGEST_YAML: Final = 2**18  # bytes; the parser is slow, and no settings are so long
+_DEEPEST_YAML: Final = 20
 _LARGEST_JSON: Final = 2**26
 _LARGEST_NUMBER: Final = 2**63  # whole numbers from there on fit no tensor, and Python writes no very long ones
 _LONGEST_REASON: Final = 200
@@ -165,11 +166,18 @@ class _Loader(yaml.SafeLoader):
         if tag is None or tag.removeprefix(_TAG) in {"null", "bool", "int", "float", "str", "seq", "map"}
     }
 
+    _depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.get_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="an alias (*) is not allowed", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+        self._depth += 1
+        if self._depth > _DEEPEST_YAML:
+            raise ValueError("it is nested too deeply")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys: set[str] = set()
