@@ -7,6 +7,7 @@ once, in the type (``epochs: PositiveInt = 100``), and holds for a file, a call 
     file ──load──▶ dataclass                         dataclass built in Python ──check, in its __post_init__──▶ as read
 
 Example:
+    >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
     ... class Size:
     ...     width: PositiveInt = 1
@@ -14,9 +15,10 @@ Example:
     ...         check(self)
     >>> read(Size, {"width": 3})
     Size(width=3)
-    >>> read(Size, {"widht": 3}, where="size")  # doctest: +IGNORE_EXCEPTION_DETAIL
+    >>> read(Size, {"widht": 3}, where="size")
     Traceback (most recent call last):
-    ConfigError: `size.widht` is not a setting. The closest one is `size.width`.
+    ...
+    sensitune.errors.ConfigError: `size.widht` is not a setting. The closest one is `size.width`.
 """
 
 from sensitune._schema._documents import dump_yaml, parse_json, read_json, read_yaml, write_json
