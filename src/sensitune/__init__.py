@@ -24,15 +24,15 @@ Example:
 from sensitune.allocation import (
     Allocation,
     allocate,
+    compute_lora_start,
     knapsack_allocation,
     load_published_allocation,
-    lora_directions,
     random_allocation,
     uniform_allocation,
 )
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
 from sensitune.sites import ModelOutline, Site, find_sites, outline_model
-from sensitune.tuner import SptConfig, SptModel, initialize_down
+from sensitune.tuner import SptConfig, SptModel, apply_lora_start
 
 __version__ = "0.1.0"
 
@@ -45,12 +45,12 @@ __all__ = [
     "SptModel",
     "__version__",
     "allocate",
+    "apply_lora_start",
+    "compute_lora_start",
     "estimate_sensitivity",
     "find_sites",
-    "initialize_down",
     "knapsack_allocation",
     "load_published_allocation",
-    "lora_directions",
     "outline_model",
     "random_allocation",
     "uniform_allocation",

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
-from sensitune.allocation import Allocation, lora_directions
+from sensitune.allocation import Allocation, compute_lora_start
 from sensitune.errors import ArgumentError
 from sensitune.runs import METHODS, Method, Run, RunConfig
 from sensitune.runs._config import BUDGETED_METHODS, Placement
@@ -133,10 +133,10 @@ def test_a_lora_can_start_along_the_gradient(placement: Placement, config: RunCo
     run = Run.open(tmp_path, replace(config, placement=placement, lora_start="gradient"))
     run.train()
     folder = run.folder
-    directions = load_file(folder.lora_start)
-    assert directions.keys() == set(Allocation.load(folder.allocation).structured)
-    expected = lora_directions(Sensitivity.load(folder.sensitivity), Allocation.load(folder.allocation))
-    assert all(torch.equal(directions[site], expected[site]) for site in directions)
+    start = load_file(folder.lora_start)
+    assert start.keys() == set(Allocation.load(folder.allocation).structured)
+    expected = compute_lora_start(Sensitivity.load(folder.sensitivity), Allocation.load(folder.allocation))
+    assert all(torch.equal(start[site], expected[site]) for site in start)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ c ≥ n / beta, and everywhere else exactly the selected scalars are trained (He
 budget the ranking is walked down until the cost equals it (`allocate`).
 
 `knapsack_allocation` goes beyond the paper: from the accumulated gradient it works out what each rank of each matrix,
-and each single scalar, captures per parameter, and spends the budget there. `lora_directions` then lets each LoRA start
-along that gradient. The others are baselines: the same everywhere, chance, or another paper's rule.
+and each single scalar, captures per parameter, and spends the budget there. `compute_lora_start` then lets each LoRA
+start along that gradient. The others are baselines: the same everywhere, chance, or another paper's rule.
 
 Pure CPU code: it sees scores, gradients and sites, never a model.
 
@@ -31,8 +31,8 @@ from sensitune.allocation._allocate import allocate
 from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cost import StructuredType, module_params
-from sensitune.allocation._directions import lora_directions
 from sensitune.allocation._knapsack import knapsack_allocation
+from sensitune.allocation._lora_start import compute_lora_start
 from sensitune.allocation._published import load_published_allocation
 from sensitune.allocation._rows import GroupRow, SiteRow, group_rows
 from sensitune.allocation.baselines import (
@@ -49,11 +49,11 @@ __all__ = [
     "SiteRow",
     "StructuredType",
     "allocate",
+    "compute_lora_start",
     "group_rows",
     "knapsack_allocation",
     "layerwise_allocation",
     "load_published_allocation",
-    "lora_directions",
     "module_params",
     "neuron_allocation",
     "parse_budget",

@@ -70,7 +70,7 @@ def knapsack_allocation(
 
     Every matrix gets a LoRA of its own rank, or single entries, or nothing; every other site single entries, a vector
     of which all are chosen is tuned whole. The cost equals the budget exactly. A rank-k LoRA captures what it is
-    credited with if its down projection spans the k leading right singular vectors: start it from `lora_directions`.
+    credited with if its down projection spans the k leading right singular vectors: start it from `compute_lora_start`.
 
     Args:
         sensitivity: Estimated with ``keep_gradients=True``; its scores are not used.

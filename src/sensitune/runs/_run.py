@@ -15,7 +15,7 @@ from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 
 from sensitune._files import atomic_write
-from sensitune.allocation import Allocation, lora_directions
+from sensitune.allocation import Allocation, compute_lora_start
 from sensitune.data import batches
 from sensitune.errors import DataError, RunFolderError
 from sensitune.runs._config import DeviceName, RunConfig
@@ -36,7 +36,7 @@ from sensitune.training import (
     resolve_device,
     train,
 )
-from sensitune.tuner import SptConfig, initialize_down
+from sensitune.tuner import SptConfig, apply_lora_start
 
 
 class Run:
@@ -163,9 +163,9 @@ class Run:
         outline = method.outline(self.ingredients.backbone.model) if sensitivity is None else sensitivity.outline
         allocation = method.place(config, outline, sensitivity)
         if sensitivity is not None and config.lora_start == "gradient":
-            directions = lora_directions(sensitivity, allocation)
+            start = compute_lora_start(sensitivity, allocation)
             with atomic_write(self.folder.lora_start) as temporary:
-                save_file({site: rows.contiguous() for site, rows in directions.items()}, temporary)
+                save_file({site: rows.contiguous() for site, rows in start.items()}, temporary)
         allocation.save(self.folder.allocation)
         return allocation
 
@@ -189,7 +189,7 @@ class Run:
         tuner = SptConfig.from_allocation(allocation, dropout=config.recipe.dropout, drop_path=config.recipe.drop_path)
         tuned = get_peft_model(backbone.model, tuner)
         if config.lora_start == "gradient":
-            initialize_down(tuned, load_file(self.folder.lora_start))
+            apply_lora_start(tuned, load_file(self.folder.lora_start))
         return train(
             tuned,
             self.ingredients.data,

@@ -6,7 +6,7 @@ Structured sites get a LoRA, ``y = W x + b + up(down(dropout(x)))``, or an Adapt
 adapters add, and disabling restores the base (He et al., *Sensitivity-Aware Visual Parameter-Efficient Fine-Tuning*,
 ICCV 2023, section 3.3).
 
-`initialize_down` starts a fresh adapter's LoRAs along given directions instead of random ones.
+`apply_lora_start` gives a fresh adapter's LoRAs another start than random directions.
 
 Importing this package registers the method with PEFT.
 
@@ -22,10 +22,10 @@ Example:
 
 from sensitune.tuner._config import SptConfig
 from sensitune.tuner._layer import SptLayer
+from sensitune.tuner._lora_start import apply_lora_start
 from sensitune.tuner._model import SptModel
 from sensitune.tuner._register import register
-from sensitune.tuner._start import initialize_down
 
 register(SptConfig, SptModel)
 
-__all__ = ["SptConfig", "SptLayer", "SptModel", "initialize_down"]
+__all__ = ["SptConfig", "SptLayer", "SptModel", "apply_lora_start"]

@@ -12,18 +12,18 @@ from sensitune.errors import AllocationMismatchError, ArgumentError, ModelError
 from sensitune.tuner._model import SptModel
 
 
-def initialize_down(model: nn.Module, directions: Mapping[str, torch.Tensor], *, adapter: str = "default") -> None:
+def apply_lora_start(model: nn.Module, start: Mapping[str, torch.Tensor], *, adapter: str = "default") -> None:
     """Set the down projections of a new adapter, in place; its output does not change, as the up projections are zero.
 
     ::
 
         tuned = get_peft_model(model, SptConfig.from_allocation(allocation))
-        initialize_down(tuned, lora_directions(sensitivity, allocation))
+        apply_lora_start(tuned, compute_lora_start(sensitivity, allocation))
 
     Args:
         model: What ``peft.get_peft_model`` returned for an `SptConfig`.
-        directions: Site id -> ``[rank, in]``, for every LoRA of the adapter, and no other site; from
-            `sensitune.allocation.lora_directions`.
+        start: Site id -> ``[rank, in]``, for every LoRA of the adapter, and no other site; from
+            `sensitune.allocation.compute_lora_start`.
         adapter: Name of the adapter.
 
     Raises:
@@ -39,36 +39,34 @@ def initialize_down(model: nn.Module, directions: Mapping[str, torch.Tensor], *,
         for site, roles in tuner.site_parameters(adapter).items()
         if "down" in roles and "down_bias" not in roles
     }
-    for site in (*directions, *loras):
-        _check_site(site, directions, loras)
+    for site in (*start, *loras):
+        _check_site(site, start, loras)
     with torch.no_grad():
-        for site, direction in directions.items():
+        for site, rows in start.items():
             down = loras[site]["down"]
-            down.copy_(direction.view(down.shape))
+            down.copy_(rows.view(down.shape))
 
 
-def _check_site(
-    site: str, directions: Mapping[str, torch.Tensor], loras: Mapping[str, Mapping[str, nn.Parameter]]
-) -> None:
+def _check_site(site: str, start: Mapping[str, torch.Tensor], loras: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
     if site not in loras:
         raise AllocationMismatchError(
-            f"`directions` names `{site}`, where the adapter has no LoRA. Take the directions for the allocation that "
-            "the adapter was made from."
+            f"`start` names `{site}`, where the adapter has no LoRA. Compute the start for the allocation that the "
+            "adapter was made from."
         )
-    if site not in directions:
+    if site not in start:
         raise AllocationMismatchError(
-            f"`directions` lacks `{site}`, where the adapter has a LoRA. Take the directions for the allocation that "
-            "the adapter was made from."
+            f"`start` lacks `{site}`, where the adapter has a LoRA. Compute the start for the allocation that the "
+            "adapter was made from."
         )
     down = loras[site]["down"]
     # A 1×1 convolution's down projection has dimensions of size one behind [rank, in].
-    if tuple(directions[site].shape) != (down.shape[0], down[0].numel()):
+    if tuple(start[site].shape) != (down.shape[0], down[0].numel()):
         raise AllocationMismatchError(
-            f"The LoRA on `{site}` needs directions of shape {[down.shape[0], down[0].numel()]}. "
-            f"Got {list(directions[site].shape)}."
+            f"The LoRA on `{site}` needs a start of shape {[down.shape[0], down[0].numel()]}. "
+            f"Got {list(start[site].shape)}."
         )
     if bool(loras[site]["up"].any()):
         raise ArgumentError(
-            f"The LoRA on `{site}` does not start from zero: it was trained or loaded, and other directions would "
-            "change what it does. Set the directions right after `get_peft_model`."
+            f"The LoRA on `{site}` does not start from zero: it was trained or loaded, and another start would change "
+            "what it does. Apply the start right after `get_peft_model`."
         )

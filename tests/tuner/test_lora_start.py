@@ -13,10 +13,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from sensitune.allocation import Allocation, knapsack_allocation, lora_directions, uniform_allocation
+from sensitune.allocation import Allocation, compute_lora_start, knapsack_allocation, uniform_allocation
 from sensitune.errors import AllocationMismatchError, ArgumentError, ModelError
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
-from sensitune.tuner import SptConfig, initialize_down
+from sensitune.tuner import SptConfig, apply_lora_start
 
 INPUTS = torch.randn(7, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 1])
@@ -67,14 +67,14 @@ def tuned(**options: Any) -> PeftModel:
     return get_peft_model(mixed(), SptConfig.from_allocation(allocation(), **options)).double()
 
 
-def test_the_start_is_still_the_base_and_holds_the_directions() -> None:
-    model, directions = tuned(), lora_directions(sensitivity(), allocation())
-    initialize_down(model, directions)
+def test_the_tuned_model_is_still_the_base_and_holds_the_start() -> None:
+    model, start = tuned(), compute_lora_start(sensitivity(), allocation())
+    apply_lora_start(model, start)
     torch.testing.assert_close(model(INPUTS), mixed()(INPUTS))
     for site, roles in model.base_model.site_parameters().items():
-        torch.testing.assert_close(roles["down"].flatten(1), directions[site].double())
+        torch.testing.assert_close(roles["down"].flatten(1), start[site].double())
         assert not roles["up"].any()
-    assert {site: tuple(one.shape) for site, one in directions.items()} == {
+    assert {site: tuple(one.shape) for site, one in start.items()} == {
         "qkv.weight[q]": (2, 6),
         "qkv.weight[k]": (4, 6),
         "qkv.weight[v]": (2, 6),
@@ -84,9 +84,9 @@ def test_the_start_is_still_the_base_and_holds_the_directions() -> None:
     }
 
 
-def test_one_step_changes_the_weight_by_the_gradients_projection_on_the_directions() -> None:
-    model, directions, rate = tuned(), lora_directions(sensitivity(), allocation()), 0.1
-    initialize_down(model, directions)
+def test_one_step_changes_the_weight_by_the_gradients_projection_on_the_start() -> None:
+    model, start, rate = tuned(), compute_lora_start(sensitivity(), allocation()), 0.1
+    apply_lora_start(model, start)
     base = mixed()
     F.cross_entropy(base(INPUTS), LABELS).backward()
     ups = [roles["up"] for roles in model.base_model.site_parameters().values()]
@@ -100,9 +100,9 @@ def test_one_step_changes_the_weight_by_the_gradients_projection_on_the_directio
         change = site.of(merged[site.parameter] - base.get_parameter(site.parameter)).detach()
         if site.transposed:
             gradient, change = gradient.t(), change.t()
-        down = directions[site.id].double()
+        down = start[site.id].double()
         torch.testing.assert_close(change.flatten(1), -rate * gradient.flatten(1) @ down.t() @ down)
-        # The directions are of this very gradient, so the first step keeps its leading singular values.
+        # The start is of this very gradient, so the first step keeps its leading singular values.
         kept = torch.linalg.svdvals(gradient.flatten(1))[: len(down)]
         torch.testing.assert_close(
             torch.linalg.svdvals(change.flatten(1))[: len(down)], rate / 3 * kept, rtol=1e-5, atol=1e-9
@@ -113,7 +113,7 @@ def test_one_step_changes_the_weight_by_the_gradients_projection_on_the_directio
 def test_what_a_knapsack_captures_is_the_squared_gradient_of_what_it_trains(budget: int, modules: int) -> None:
     one = knapsack_allocation(sensitivity(), budget=budget)
     model = get_peft_model(mixed(), SptConfig.from_allocation(one, dropout=0.0, drop_path=0.0)).double()
-    initialize_down(model, lora_directions(sensitivity(), one))
+    apply_lora_start(model, compute_lora_start(sensitivity(), one))
     F.cross_entropy(model(INPUTS), LABELS).backward()
     energy = 0.0
     for roles in model.base_model.site_parameters().values():
@@ -126,9 +126,9 @@ def test_what_a_knapsack_captures_is_the_squared_gradient_of_what_it_trains(budg
     assert trained - one.head_params == budget
 
 
-def test_a_saved_and_loaded_adapter_has_the_same_directions(tmp_path: Path) -> None:
+def test_a_saved_and_loaded_adapter_has_the_same_start(tmp_path: Path) -> None:
     model = tuned()
-    initialize_down(model, lora_directions(sensitivity(), allocation()))
+    apply_lora_start(model, compute_lora_start(sensitivity(), allocation()))
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(mixed(), tmp_path)
     ours, theirs = (one.base_model.site_parameters() for one in (model, loaded))
@@ -139,62 +139,62 @@ def test_each_of_several_adapters_has_its_own_start() -> None:
     model = tuned()
     before = {site: roles["down"].clone() for site, roles in model.base_model.site_parameters().items()}
     model.add_adapter("other", SptConfig.from_allocation(allocation()))
-    initialize_down(model, lora_directions(sensitivity(), allocation()), adapter="other")
+    apply_lora_start(model, compute_lora_start(sensitivity(), allocation()), adapter="other")
     after = {site: roles["down"] for site, roles in model.base_model.site_parameters().items()}
     assert all(torch.equal(after[site], before[site]) for site in before)
 
 
 def test_the_tuner_without_pefts_outer_model_will_do() -> None:
-    model, directions = tuned(), lora_directions(sensitivity(), allocation())
-    initialize_down(model.base_model, directions)
+    model, start = tuned(), compute_lora_start(sensitivity(), allocation())
+    apply_lora_start(model.base_model, start)
     torch.testing.assert_close(
-        model.base_model.site_parameters()["narrow.weight"]["down"], directions["narrow.weight"].double()
+        model.base_model.site_parameters()["narrow.weight"]["down"], start["narrow.weight"].double()
     )
 
 
 def changed(name: str, value: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    directions = lora_directions(sensitivity(), allocation()) | ({} if value is None else {name: value})
-    return {site: one for site, one in directions.items() if value is not None or site != name}
+    start = compute_lora_start(sensitivity(), allocation()) | ({} if value is None else {name: value})
+    return {site: one for site, one in start.items() if value is not None or site != name}
 
 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("mix.weight", None, r"`directions` lacks `mix.weight`, where the adapter has a LoRA"),
-        ("mix.bias", torch.zeros(2, 6), r"`directions` names `mix.bias`, where the adapter has no LoRA"),
-        ("mix.weight", torch.zeros(3, 6), r"`mix.weight` needs directions of shape \[2, 6\]. Got \[3, 6\]"),
-        ("mix.weight", torch.zeros(12), r"`mix.weight` needs directions of shape \[2, 6\]. Got \[12\]"),
+        ("mix.weight", None, r"`start` lacks `mix.weight`, where the adapter has a LoRA"),
+        ("mix.bias", torch.zeros(2, 6), r"`start` names `mix.bias`, where the adapter has no LoRA"),
+        ("mix.weight", torch.zeros(3, 6), r"`mix.weight` needs a start of shape \[2, 6\]. Got \[3, 6\]"),
+        ("mix.weight", torch.zeros(12), r"`mix.weight` needs a start of shape \[2, 6\]. Got \[12\]"),
     ],
 )
-def test_directions_of_another_allocation_are_refused_and_change_nothing(
+def test_a_start_of_another_allocation_is_refused_and_changes_nothing(
     name: str, value: torch.Tensor | None, sentence: str
 ) -> None:
     model = tuned()
     before = {key: one.clone() for key, one in model.state_dict().items()}
     with pytest.raises(AllocationMismatchError, match=sentence):
-        initialize_down(model, changed(name, value))
+        apply_lora_start(model, changed(name, value))
     assert all(torch.equal(one, before[key]) for key, one in model.state_dict().items())
 
 
-def test_an_adapter_that_was_trained_keeps_its_directions() -> None:
+def test_an_adapter_that_was_trained_keeps_its_start() -> None:
     with pytest.raises(ArgumentError, match=r"The LoRA on `qkv.weight\[q\]` does not start from zero"):
-        initialize_down(tuned(init_weights=False), lora_directions(sensitivity(), allocation()))
+        apply_lora_start(tuned(init_weights=False), compute_lora_start(sensitivity(), allocation()))
 
 
-def test_an_adapter_module_has_no_directions() -> None:
+def test_an_adapter_module_has_no_such_start() -> None:
     adapters = uniform_allocation(sensitivity().outline, structured="adapter", rank=2)
     model = get_peft_model(mixed(), SptConfig.from_allocation(adapters))
-    with pytest.raises(AllocationMismatchError, match=r"`directions` names `narrow.weight`, where the adapter has no"):
-        initialize_down(model, {"narrow.weight": torch.zeros(2, 6)})
+    with pytest.raises(AllocationMismatchError, match=r"`start` names `narrow.weight`, where the adapter has no"):
+        apply_lora_start(model, {"narrow.weight": torch.zeros(2, 6)})
 
 
 @pytest.mark.parametrize("wrap", [False, True])
 def test_another_methods_model_is_refused(wrap: bool) -> None:
     model = get_peft_model(mixed(), LoraConfig(target_modules=["narrow"], r=2)) if wrap else mixed()
     with pytest.raises(ModelError, match=r"has no SPT adapter. Call `get_peft_model` with an `SptConfig` first"):
-        initialize_down(model, {})
+        apply_lora_start(model, {})
 
 
 def test_an_unknown_adapter_is_refused() -> None:
     with pytest.raises(ModelError, match="There is no adapter 'other'"):
-        initialize_down(tuned(), {}, adapter="other")
+        apply_lora_start(tuned(), {}, adapter="other")

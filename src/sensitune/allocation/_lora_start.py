@@ -1,4 +1,4 @@
-"""Where a LoRA's down projection should point."""
+"""Where the down projection of each LoRA starts: along the gradient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sensitune.sensitivity import Sensitivity
 from sensitune.sites import Site
 
 
-def lora_directions(sensitivity: Sensitivity, allocation: Allocation) -> dict[str, torch.Tensor]:
+def compute_lora_start(sensitivity: Sensitivity, allocation: Allocation) -> dict[str, torch.Tensor]:
     """Down projections that read what the loss falls along: leading right singular vectors of the gradient.
 
     While ``up`` is zero, one step of gradient descent with rate η changes the weight by ``−η·G·DᵀD``. Of all D with k
@@ -22,7 +22,7 @@ def lora_directions(sensitivity: Sensitivity, allocation: Allocation) -> dict[st
     differs from the usual start, and the best learning rate should stay where it is. ``up`` stays zero, so the tuned
     model still starts as the base.
 
-    Give the result to `sensitune.tuner.initialize_down`.
+    `sensitune.apply_lora_start` sets them.
 
     Args:
         sensitivity: Estimated with ``keep_gradients=True``.
