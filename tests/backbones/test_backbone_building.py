@@ -26,13 +26,15 @@ def test_a_spec_survives_its_trip_through_a_dictionary() -> None:
 
 
 def test_an_unknown_setting_of_a_spec_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"no setting 'img_size'. It has: name, checkpoint"):
+    with pytest.raises(
+        ConfigError, match=r"`backbone\.img_size` is not a setting\. .* is `backbone\.image_size`"
+    ):
         BackboneSpec.from_dict({"name": "test_vit", "img_size": 96})
 
 
 @pytest.mark.parametrize("field", ["image_size", "num_blocks"])
 def test_a_size_below_one_is_refused(field: str) -> None:
-    with pytest.raises(ArgumentError, match=f"`{field}` must be at least 1, or None for the model's own. Got 0."):
+    with pytest.raises(ArgumentError, match=rf"`{field}` must be a whole number of at least 1 or None\. Got 0\."):
         BackboneSpec("test_vit", **{field: 0})
 
 

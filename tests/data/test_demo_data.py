@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from datasets import Image as ImageFeature
 
-from sensitune.data import DEMO_CLASSES, ImageData, load_data, load_demo_data
+from sensitune.data import DEMO_CLASSES, DataSettings, ImageData, load_data, load_demo_data
 from sensitune.errors import ArgumentError, DataError
 
 
@@ -54,7 +54,7 @@ def test_smaller_splits_can_be_asked_for() -> None:
     data = load_demo_data(train_size=8, validation_size=4, test_size=10)
     assert data.split_sizes == {"train": 8, "validation": 4, "test": 10}
     assert set(data.dataset["train"]["label"]) == {0, 1, 2, 3}
-    assert len(load_data("elpv", max_train=5).dataset["train"]) == 5
+    assert len(load_data(DataSettings("elpv", max_train=5)).dataset["train"]) == 5
 
 
 def test_the_seed_decides_the_split() -> None:

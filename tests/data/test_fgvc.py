@@ -11,7 +11,7 @@ import torch
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from sensitune.data import FGVC_DATASETS, ImageTransform, fgvc_transform, load_data, load_fgvc
+from sensitune.data import FGVC_DATASETS, DataSettings, ImageTransform, fgvc_transform, load_data, load_fgvc
 from sensitune.errors import ArgumentError, DataError
 
 WriteFgvc = Callable[..., Path]
@@ -63,7 +63,7 @@ def test_the_table_is_the_fields() -> None:
 
 
 def test_ids_are_numbered_over_the_union_of_the_splits(write_fgvc: WriteFgvc) -> None:
-    data = load_data("fgvc/flowers", root=write_fgvc("flowers", first_id=5))
+    data = load_data(DataSettings("fgvc/flowers", root=str(write_fgvc("flowers", first_id=5))))
     assert data.class_names[:3] == ("5", "7", "9")
     assert data.dataset["train"]["label"][:3] == [0, 3, 6]
     assert data.dataset["validation"]["label"][:3] == [1, 4, 7]

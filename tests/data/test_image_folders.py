@@ -12,7 +12,7 @@ from datasets import ClassLabel
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from sensitune.data import ImageData, ImageTransform, PreparedImages, load_data, load_image_folder
+from sensitune.data import DataSettings, ImageData, ImageTransform, PreparedImages, load_data, load_image_folder
 from sensitune.errors import ArgumentError, DataError
 
 Write = Callable[..., list[Path]]
@@ -111,7 +111,7 @@ def test_fractions_of_zero_make_no_split(write_images: Write, tmp_path: Path) ->
 def test_training_images_can_be_limited_and_keep_every_class(write_images: Write, tmp_path: Path) -> None:
     write_images("cat", 50)
     write_images("dog", 3)
-    data = load_data(tmp_path, max_train=5)
+    data = load_data(DataSettings(str(tmp_path), max_train=5))
     assert len(data.dataset["train"]) == 5
     assert set(data.dataset["train"]["label"]) == {0, 1}
     assert data.info["split_sizes"]["train"] == 5
@@ -180,7 +180,7 @@ def test_further_unreadable_images_are_counted(write_images: Write, tmp_path: Pa
 def test_unreadable_images_are_skipped_only_when_asked_for(write_images: Write, tmp_path: Path) -> None:
     write_images("cat", 10)
     cut(write_images("dog", 10)[4])
-    data = load_data(tmp_path, skip_unreadable=True)
+    data = load_data(DataSettings(str(tmp_path), skip_unreadable=True))
     assert sum(data.split_sizes.values()) == 19
     assert data.info["skipped_unreadable"] == ["dog/004.png"]
 

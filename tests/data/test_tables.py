@@ -17,6 +17,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from sensitune.data import (
+    DataSettings,
     ImageData,
     ImageTransform,
     PreparedImages,
@@ -104,7 +105,7 @@ def test_numbers_as_labels_are_ordered_by_value(rows: list[tuple[str, str]], tmp
 def test_paths_are_relative_to_the_root_that_is_given(rows: list[tuple[str, str]], tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     table = write_csv(tmp_path / "lists" / "t.csv", rows)
-    assert len(by_file(load_data(table, root=tmp_path))) == 30
+    assert len(by_file(load_data(DataSettings(str(table), root=str(tmp_path))))) == 30
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_unreadable_images_of_a_table_are_named_or_skipped(rows: list[tuple[str,
     table = write_csv(tmp_path / "t.csv", rows)
     with pytest.raises(DataError, match=r"c/003.png cannot be read"):
         load_table(table)
-    assert load_data(table, skip_unreadable=True).info["skipped_unreadable"] == ["c/003.png"]
+    assert load_data(DataSettings(str(table), skip_unreadable=True)).info["skipped_unreadable"] == ["c/003.png"]
 
 
 def coloured(count: int, *, labels: object, **more: list[object]) -> Dataset:
@@ -266,7 +267,7 @@ def test_a_hub_name_may_carry_a_configuration(monkeypatch: pytest.MonkeyPatch) -
 def test_few_shots_keep_so_many_of_every_class_and_their_order(write_images: Write, tmp_path: Path) -> None:
     for name, count in (("ant", 30), ("bee", 12)):
         write_images(name, count)
-    whole, few = load_data(tmp_path), load_data(tmp_path, shots=4)
+    whole, few = load_data(tmp_path), load_data(DataSettings(str(tmp_path), shots=4))
     assert Counter(few.dataset["train"]["label"]) == {0: 4, 1: 4}
     assert few.split_sizes["test"] == whole.split_sizes["test"]
     assert few.info["shots"] == 4
@@ -285,25 +286,40 @@ def test_the_seed_chooses_the_shots(rows: list[tuple[str, str]], tmp_path: Path)
 def test_impossible_numbers_of_training_images_are_refused(rows: list[tuple[str, str]], tmp_path: Path) -> None:
     table = write_csv(tmp_path / "t.csv", rows)
     with pytest.raises(DataError, match=r"Class 'ant' has 6 training images, fewer than `shots` = 7"):
-        load_data(table, shots=7)
-    with pytest.raises(ArgumentError, match=r"`shots` must be at least 1 image per class. Got 0"):
-        load_data(table, shots=0)
-    with pytest.raises(ArgumentError, match=r"`max_train` and `shots` both choose the training images"):
-        load_data(table, shots=1, max_train=5)
+        load_data(DataSettings(str(table), shots=7))
+    with pytest.raises(ArgumentError, match=r"`shots` must be a whole number of at least 1 or None\. Got 0"):
+        load_data(DataSettings(str(table), shots=0))
+    with pytest.raises(ArgumentError, match=r"Give `max_train` or `shots`, not both\. Got 5 and 1"):
+        load_data(DataSettings(str(table), shots=1, max_train=5))
     with pytest.raises(ArgumentError, match=r"`max_train` must be at least 2, one image per class. Got 1"):
-        load_data(table, max_train=1)
-    data = load_data(table, max_train=9)
+        load_data(DataSettings(str(table), max_train=1))
+    data = load_data(DataSettings(str(table), max_train=9))
     assert Counter(data.dataset["train"]["label"]) == {0: 3, 1: 6}
+
+
+def test_so_many_test_images_are_chosen_once_and_none_where_they_are_not_to_be_seen(
+    rows: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    table = str(write_csv(tmp_path / "t.csv", rows))
+    whole, few = load_data(table), load_data(DataSettings(table, max_test=2))
+    assert whole.split_sizes["test"] > 2
+    assert few.split_sizes == whole.split_sizes | {"test": 2} == few.info["split_sizes"]
+    assert list(few.dataset["test"]["label"]) == list(
+        load_data(DataSettings(table, max_test=2)).dataset["test"]["label"]
+    )
+    assert load_data(DataSettings(table, max_test=1000)).split_sizes == whole.split_sizes
+    unseen = load_data(DataSettings(table, max_test=2, test=False))
+    assert set(unseen.dataset) == {"train", "validation"}
 
 
 def test_options_that_do_not_go_with_the_source_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"`root` goes with vtab1k/TASK, .* not with 'demo'"):
-        load_data("demo", root=tmp_path)
+        load_data(DataSettings("demo", root=str(tmp_path)))
 
 
 def test_validation_images_join_the_training_images(rows: list[tuple[str, str]], tmp_path: Path) -> None:
     table = write_csv(tmp_path / "t.csv", rows)
-    apart, joined = load_data(table), load_data(table, train_on_validation=True)
+    apart, joined = load_data(table), load_data(DataSettings(str(table), train_on_validation=True))
     sizes = apart.split_sizes
     assert joined.split_sizes == {"train": sizes["train"] + sizes["validation"], "test": sizes["test"]}
     expected = [*apart.dataset["train"]["label"], *apart.dataset["validation"]["label"]]

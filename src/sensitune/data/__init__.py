@@ -1,6 +1,6 @@
 """Images from a folder, a table, a benchmark or the hub -> labelled splits -> the tensors of a batch.
 
-    a name or a path ──load_data──▶ ImageData(dataset, class_names, info) ──ImageTransform, batches──▶ [B, 3, H, W], [B]
+    DataSettings ──load_data──▶ ImageData(dataset, class_names, info) ──ImageTransform, batches──▶ [B, 3, H, W], [B]
 
 A benchmark keeps its published splits and order (`load_vtab1k`, `load_fgvc`), and its sizes are checked. Splits that a
 source does not have are made once, from a seed, with every class keeping its share, and recorded in `ImageData.info`.
@@ -21,6 +21,7 @@ from sensitune.data._demo import DEMO_CLASSES, load_demo_data
 from sensitune.data._fgvc import FGVC_DATASETS, FgvcDataset, fgvc_transform, load_fgvc
 from sensitune.data._folder import load_image_folder
 from sensitune.data._load import DEMO_NAMES, load_data
+from sensitune.data._settings import DataSettings
 from sensitune.data._subset import few_shot, join_validation, limit_train
 from sensitune.data._table import load_table
 from sensitune.data._transform import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
@@ -35,6 +36,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "VTAB_TASKS",
+    "DataSettings",
     "FgvcDataset",
     "ImageData",
     "ImageTransform",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone, rebuild_backbone
-from sensitune.data import ImageData, ImageTransform, load_data
+from sensitune.data import DataSettings, ImageData, ImageTransform, load_data
 from sensitune.runs._config import RunConfig
 
 
@@ -24,20 +24,18 @@ class Ingredients:
     def all_data(self) -> ImageData:
         """The run's images, the test split too, whether or not the run is to see it."""
         config = self.config
-        data = load_data(
-            config.data,
-            root=config.root,
-            train_on_validation=config.train_on_validation,
-            seed=config.split_seed,
-            max_train=config.max_train,
-            shots=config.shots,
-            skip_unreadable=config.skip_unreadable,
+        return load_data(
+            DataSettings(
+                config.data,
+                root=config.root,
+                train_on_validation=config.train_on_validation,
+                split_seed=config.split_seed,
+                max_train=config.max_train,
+                shots=config.shots,
+                max_test=config.max_test,
+                skip_unreadable=config.skip_unreadable,
+            )
         )
-        test = data.dataset.get("test")
-        if test is None or len(test) <= (config.max_test or len(test)):
-            return data
-        limited = test.shuffle(seed=config.split_seed).select(range(config.max_test or 0))
-        return data.with_splits({**data.dataset, "test": limited})
 
     @cached_property
     def data(self) -> ImageData:
