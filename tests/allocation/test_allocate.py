@@ -236,7 +236,7 @@ def test_a_ranking_that_ends_at_the_budget_selects_the_same(
 ) -> None:
     sensitivity = uniform_scores(make_outline([(60, 40), (60,), (40, 60), (40,)] * 6, token=3))
     budgets = [10, 100, 400, 1000, 2000]
-    monkeypatch.setattr("sensitune.allocation._allocate.ranking_floor", lambda *_: Cut(np.float32(0), 0))
+    monkeypatch.setattr("sensitune.allocation._solve.ranking_floor", lambda *_: Cut(np.float32(0), 0))
     whole = allocate(sensitivity, budget=budgets, rank=2)
     monkeypatch.undo()
     monkeypatch.setattr("sensitune.allocation._cut._MIN_POOL", 1)

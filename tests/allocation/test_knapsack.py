@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from made_sites import make_site
 
 from sensitune.allocation import Allocation, knapsack_allocation
-from sensitune.allocation._knapsack import Curve, Offer, settle, total_cost
+from sensitune.allocation._offers import Curve, Offer
+from sensitune.allocation._spending import settle, total_cost
 from sensitune.errors import ArgumentError, BudgetError, NonFiniteError
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from typing import TypeAlias
 
 from sensitune.errors import BudgetError
+from sensitune.sites import ModelOutline
+
+Budgets: TypeAlias = list[int] | list[str] | list[int | str] | tuple[int | str, ...]
 
 _UNITS = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
@@ -35,6 +39,59 @@ def parse_budget(budget: int | str, backbone_params: int) -> int:
     if number != int(number):
         raise BudgetError(f"`budget` must be a whole number of parameters. Got {budget!r}, which is {number}.")
     return int(number)
+
+
+def read_budgets(budget: int | str | Budgets, outline: ModelOutline) -> list[int]:
+    """One budget or several as numbers, checked.
+
+    Args:
+        budget: As in `allocate`.
+        outline: The model.
+
+    Returns:
+        At least one budget; each pays at least for what is always trained.
+
+    Raises:
+        BudgetError: If a budget cannot be read or is below that, or there is none.
+    """
+    given = budget if isinstance(budget, (list, tuple)) else [budget]
+    if not given:
+        raise BudgetError("`budget` must hold at least one budget. Got an empty list.")
+    budgets = [parse_budget(one, outline.backbone_params) for one in given]
+    always = outline.always_trained_params
+    least = f"{always:,} parameters ({_always_reason(outline)})" if always else "1 parameter"
+    for one in budgets:
+        if one < max(always, 1):
+            raise BudgetError(f"`budget` must be at least {least}. Got {one:,}.")
+    return budgets
+
+
+def read_budget(budget: int | str, outline: ModelOutline) -> int:
+    """`read_budgets` for one."""
+    return read_budgets(budget, outline)[0]
+
+
+def check_maximum(budget: int, usable: int, user: str, *, way_out: str = "Lower `budget`.") -> None:
+    """Refuse a budget above what can be used.
+
+    Args:
+        budget: What there is to spend.
+        usable: What can be spent, with what is always trained.
+        user: On what, for the message.
+        way_out: What to do about it.
+
+    Raises:
+        BudgetError: If it is above.
+    """
+    if budget > usable:
+        raise BudgetError(f"`budget` {budget:,} exceeds what {user} can use ({usable:,}). {way_out}")
+
+
+def _always_reason(outline: ModelOutline) -> str:
+    names = [name.rpartition(".")[2] for name in outline.always_trained]
+    if names == ["cls_token"]:
+        return "the class token is always trained"
+    return f"{', '.join(names)} {'are' if len(names) > 1 else 'is'} always trained"
 
 
 def _number(text: str, budget: str) -> Decimal:

@@ -21,22 +21,21 @@ are free for that, as only in tiny models, a module makes room for entries.) No 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, overload
 
-import numpy as np
 import torch
 
-from sensitune.allocation._allocate import Budgets, check_minimum, origin_of
 from sensitune.allocation._allocation import Allocation
-from sensitune.allocation._budget import parse_budget
-from sensitune.allocation._cut import Floats, find_cut, flat_array, indices_above
-from sensitune.allocation._spectrum import as_matrix, finite_gradient, leading_energies
+from sensitune.allocation._budget import Budgets, read_budgets
+from sensitune.allocation._cut import find_cut, indices_above
+from sensitune.allocation._offers import Choice, Offer, make_offer
+from sensitune.allocation._problem import origin_of
+from sensitune.allocation._spectrum import finite_gradient
+from sensitune.allocation._spending import fill, settle, total_cost, total_gain
 from sensitune.errors import ArgumentError, BudgetError
 from sensitune.sensitivity import Sensitivity
-from sensitune.sites import Site
 
 
 @overload
@@ -93,192 +92,11 @@ def knapsack_allocation(
     """
     _check_options(structured, max_rank)
     outline = sensitivity.outline
-    budgets = [
-        parse_budget(one, outline.backbone_params)
-        for one in (budget if isinstance(budget, (list, tuple)) else [budget])
-    ]
-    check_minimum(outline, budgets)
+    budgets = read_budgets(budget, outline)
     most = max(max(budgets) - outline.always_trained_params, 1)
-    offers = [_offer(sensitivity, site, most, structured, max_rank) for site in outline.sites]
+    offers = [make_offer(sensitivity, site, most, structured, max_rank) for site in outline.sites]
     allocations = [_allocation(sensitivity, offers, one) for one in budgets]
     return allocations if isinstance(budget, (list, tuple)) else allocations[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """What one way of tuning a site captures: items of one cost and falling gain.
-
-    Attributes:
-        step: Parameters per item.
-        items: ``[n]`` gain of each item, falling.
-        gains: ``[n + 1]`` gain of the first 0, 1, ..., n items.
-    """
-
-    step: int
-    items: Floats
-    gains: Floats
-
-    @classmethod
-    def build(cls, step: int, items: Floats) -> Curve:
-        """A curve from its items."""
-        return cls(step, items, np.concatenate([np.zeros(1), np.cumsum(items)]))
-
-    def worth(self, price: float) -> int:
-        """How many items gain more than they cost."""
-        return int(self.items.size - np.searchsorted(self.items[::-1], price * self.step, side="right"))
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """The ways in which one site can be tuned.
-
-    Attributes:
-        entries: Single entries.
-        ranks: Ranks of a LoRA; None where there is none.
-        energy: Squared Frobenius norm of the site's gradient.
-    """
-
-    entries: Curve
-    ranks: Curve | None
-    energy: float
-
-    @property
-    def curves(self) -> tuple[Curve, ...]:
-        """The ways there are."""
-        return (self.entries,) if self.ranks is None else (self.entries, self.ranks)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """How one site is tuned: the first `count` items of a curve."""
-
-    curve: Curve
-    count: int
-
-    @property
-    def cost(self) -> int:
-        """Parameters."""
-        return self.count * self.curve.step
-
-    @property
-    def gain(self) -> float:
-        """What is captured."""
-        return float(self.curve.gains[self.count])
-
-
-def _offer(sensitivity: Sensitivity, site: Site, most: int, structured: str | None, max_rank: int | None) -> Offer:
-    """Both curves of a site, as far as `most` parameters could ever follow them."""
-    gradient = finite_gradient(sensitivity, site)
-    squares = np.square(flat_array(gradient), dtype=np.float64)
-    energy = float(squares.sum())
-    if squares.size > most:
-        squares = np.partition(squares, squares.size - most)[squares.size - most :]
-    entries = Curve.build(1, -np.sort(-squares[squares > 0]))
-    if structured is None or site.kind != "matrix":
-        return Offer(entries, None, energy)
-    step = site.in_features + site.out_features
-    # From n / (in + out) ranks on, all n entries cost no more and capture everything.
-    last = min(most // step, (site.numel - 1) // step, max_rank or site.numel)
-    energies = leading_energies(as_matrix(site, gradient), last) if last else np.empty(0)
-    return Offer(entries, Curve.build(step, energies), energy)
-
-
-def respond(offers: Sequence[Offer], price: float) -> list[Choice]:
-    """The best choice of every site at a price per parameter; the cheaper one of two equally good."""
-
-    def best(offer: Offer) -> Choice:
-        choices = [Choice(curve, curve.worth(price)) for curve in offer.curves]
-        return max(choices, key=lambda one: (one.gain - price * one.cost, -one.cost))
-
-    return [best(offer) for offer in offers]
-
-
-def settle(offers: Sequence[Offer], params: int) -> tuple[list[Choice], float]:
-    """The choices at the lowest price at which they can be paid together, and that price.
-
-    Args:
-        offers: One per site.
-        params: What there is to spend.
-
-    Returns:
-        One choice per site, costing at most `params` together, and the price.
-    """
-    free = respond(offers, 0.0)
-    if total_cost(free) <= params:
-        return free, 0.0
-    rates = [float(curve.items[0]) / curve.step for offer in offers for curve in offer.curves if curve.items.size]
-    low, high = 0.0, math.nextafter(max(rates), math.inf)  # above the highest rate nothing is worth its price
-    choices = respond(offers, high)
-    while low < (price := (low + high) / 2) < high and total_cost(choices) < params:
-        answer = respond(offers, price)
-        if total_cost(answer) <= params:
-            choices, high = answer, price
-        else:
-            low = price
-    return choices, high
-
-
-def fill(offers: Sequence[Offer], choices: Sequence[Choice], left: int) -> list[Choice]:
-    """Spend what is left: on a module or a higher rank while that beats single entries, then on single entries.
-
-    Args:
-        offers: One per site.
-        choices: One per site.
-        left: Parameters to spend.
-
-    Returns:
-        New choices. They leave something over if there are too few entries to buy.
-    """
-    best, filled = list(choices), _with_entries(offers, choices, left)
-    while (upgrade := _best_upgrade(offers, best, left)) is not None:
-        site, choice = upgrade
-        left -= choice.cost - best[site].cost
-        best[site] = choice
-        instead = _with_entries(offers, best, left)
-        if (total_cost(instead), total_gain(instead)) <= (total_cost(filled), total_gain(filled)):
-            break
-        filled = instead
-    return filled
-
-
-def _best_upgrade(offers: Sequence[Offer], choices: Sequence[Choice], left: int) -> tuple[int, Choice] | None:
-    """The site and rank, within `left` further parameters, that gain most per parameter over what the site has."""
-    best_rate, found = 0.0, None
-    for number, (offer, now) in enumerate(zip(offers, choices, strict=True)):
-        if offer.ranks is None:
-            continue
-        affordable = min((now.cost + left) // offer.ranks.step, offer.ranks.items.size)
-        ranks = np.arange(now.cost // offer.ranks.step + 1, affordable + 1)
-        if ranks.size:
-            rates = (offer.ranks.gains[ranks] - now.gain) / (ranks * offer.ranks.step - now.cost)
-            best = int(rates.argmax())
-            if rates[best] > best_rate:
-                best_rate, found = float(rates[best]), (number, Choice(offer.ranks, int(ranks[best])))
-    return found
-
-
-def _with_entries(offers: Sequence[Offer], choices: Sequence[Choice], left: int) -> list[Choice]:
-    """The same choices with the `left` best further entries of the sites that have no module."""
-    bare = [number for number, one in enumerate(choices) if one.curve is offers[number].entries or not one.count]
-    further = [offers[number].entries.items[choices[number].count :][:left] for number in bare]
-    owner = np.repeat(np.array(bare, dtype=np.int64), [items.size for items in further])
-    # Stable: of equal entries the first site's, as everywhere.
-    best = np.argsort(-np.concatenate([np.empty(0), *further]), kind="stable")[:left]
-    bought = np.bincount(owner[best], minlength=len(choices)).tolist()
-    filled = list(choices)
-    for number in bare:
-        filled[number] = Choice(offers[number].entries, choices[number].count + bought[number])
-    return filled
-
-
-def total_cost(choices: Sequence[Choice]) -> int:
-    """Parameters of all choices together."""
-    return sum(choice.cost for choice in choices)
-
-
-def total_gain(choices: Sequence[Choice]) -> float:
-    """What all choices capture together."""
-    return sum(choice.gain for choice in choices)
 
 
 def _allocation(sensitivity: Sensitivity, offers: Sequence[Offer], budget: int) -> Allocation:

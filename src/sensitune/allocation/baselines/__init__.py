@@ -1,12 +1,10 @@
 """Placements to compare with: the same everywhere, chance, or another paper's rule, as the same `Allocation`."""
 
-from sensitune.allocation.baselines._baselines import (
-    random_allocation,
-    random_structured_allocation,
-    uniform_allocation,
-)
 from sensitune.allocation.baselines._layerwise import layerwise_allocation
-from sensitune.allocation.baselines._neurons import neuron_allocation
+from sensitune.allocation.baselines._neuron import neuron_allocation
+from sensitune.allocation.baselines._random import random_allocation
+from sensitune.allocation.baselines._random_structured import random_structured_allocation
+from sensitune.allocation.baselines._uniform import uniform_allocation
 
 __all__ = [
     "layerwise_allocation",

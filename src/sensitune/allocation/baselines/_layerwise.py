@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sensitune.allocation._allocate import check_minimum, check_scores, sparse_allocation
 from sensitune.allocation._allocation import Allocation
-from sensitune.allocation._budget import parse_budget
+from sensitune.allocation._budget import check_maximum, read_budget
 from sensitune.allocation._cut import find_cut, indices_above
-from sensitune.errors import BudgetError
+from sensitune.allocation._problem import check_scores
+from sensitune.allocation.baselines._sparse import sparse_allocation
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import Site
 
@@ -40,14 +40,11 @@ def layerwise_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allo
         entries of largest magnitude; no biases.
     """
     outline = sensitivity.outline
-    asked = parse_budget(budget, outline.backbone_params)
-    check_minimum(outline, [asked])
+    asked = read_budget(budget, outline)
     layers = _layers(outline.sites)
     scores = [[_checked(sensitivity, site) for site in layer] for layer in layers]
     sizes = [sum(int(view.count_nonzero()) for view in views) for views in scores]
-    usable = outline.always_trained_params + sum(sizes)
-    if asked > usable:
-        raise BudgetError(f"`budget` {asked:,} exceeds what the linear layers can use ({usable:,}). Lower `budget`.")
+    check_maximum(asked, outline.always_trained_params + sum(sizes), "the linear layers")
     sparse: dict[str, torch.Tensor] = {}
     for layer, views, count in zip(layers, scores, _shares(sizes, asked - outline.always_trained_params), strict=True):
         if count:

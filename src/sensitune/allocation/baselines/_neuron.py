@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sensitune.allocation._allocate import check_minimum, check_scores, sparse_allocation
 from sensitune.allocation._allocation import Allocation
-from sensitune.allocation._budget import parse_budget
+from sensitune.allocation._budget import check_maximum, read_budget
 from sensitune.allocation._cut import flat_array
+from sensitune.allocation._problem import check_scores
 from sensitune.allocation._spectrum import as_matrix
+from sensitune.allocation.baselines._sparse import sparse_allocation
 from sensitune.errors import BudgetError
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline, Site
@@ -43,8 +44,7 @@ def neuron_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allocat
         section 3.2. The published code also selects in convolutions and takes the gradient of a contrastive loss.
     """
     outline = sensitivity.outline
-    asked = parse_budget(budget, outline.backbone_params)
-    check_minimum(outline, [asked])
+    asked = read_budget(budget, outline)
     matrices = [site for site in outline.sites if site.kind == "matrix"]
     params = asked - outline.always_trained_params
     inputs = _inputs_per_neuron(outline, matrices, params)
@@ -65,18 +65,13 @@ def _cost(matrices: Sequence[Site], inputs: int) -> int:
 def _inputs_per_neuron(outline: ModelOutline, matrices: Sequence[Site], params: int) -> int:
     """The largest K whose cost is within `params`."""
     neurons = sum(site.out_features for site in matrices)
-    usable = sum(site.numel for site in matrices)
     always = outline.always_trained_params
     if params < neurons or not neurons:
         raise BudgetError(
             f"`budget` must pay for one input of each of the {neurons:,} output neurons: {neurons + always:,} "
             f"parameters with those always trained. Got {params + always:,}."
         )
-    if params > usable:
-        raise BudgetError(
-            f"`budget` {params + always:,} exceeds what the linear layers can use ({usable + always:,}). "
-            "Lower `budget`."
-        )
+    check_maximum(params + always, sum(site.numel for site in matrices) + always, "the linear layers")
     widths = range(max(site.in_features for site in matrices) + 1)
     return bisect_right(widths, params, key=lambda inputs: _cost(matrices, inputs)) - 1
 
