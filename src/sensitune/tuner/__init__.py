@@ -20,6 +20,8 @@ Example:
     {'down': (2, 8), 'up': (4, 2)}
 """
 
+from sensitune.tuner._adapter_card import adapter_card
+from sensitune.tuner._card import ModelCard
 from sensitune.tuner._config import SptConfig
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._lora_start import apply_lora_start
@@ -28,4 +30,4 @@ from sensitune.tuner._register import register
 
 register(SptConfig, SptModel)
 
-__all__ = ["SptConfig", "SptLayer", "SptModel", "apply_lora_start"]
+__all__ = ["ModelCard", "SptConfig", "SptLayer", "SptModel", "adapter_card", "apply_lora_start"]

@@ -1,70 +1,110 @@
-"""What an adapter's README says about it: the base, the placement, the size, and how to load it."""
+"""A model card: the README.md of an adapter folder, written whole, what others wrote in it kept."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Final
+
+import yaml
 
 from sensitune._files import atomic_write
 
-if TYPE_CHECKING:
-    from sensitune.tuner._config import SptConfig
+CARD_NAME: Final = "README.md"
+_END = "<!-- Sensitune writes anew what is above this line, and keeps what is below. -->"
+_FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
+# PEFT looks for this heading and its own line, and adds them to every page where they are missing.
+_VERSIONS = "### Framework versions"
+_ADDED_BY_PEFT = re.compile(rf"\s*{_VERSIONS}\s+- PEFT \S+\s*\Z")
 
-_HEADING = "## Sensitune"
-_FILE = "README.md"
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model card, before it is written.
+
+    Attributes:
+        title: Its first heading, in Markdown.
+        summary: What the adapter is, in Markdown.
+        sections: Heading -> Markdown, in their order; the versions follow.
+        metadata: What it says to programs, such as ``base_model``, beside ``library_name`` and the tags.
+        tags: Words by which it is found, beside "sensitune".
+        packages: Whose versions it says, beside PEFT's.
+    """
+
+    title: str
+    summary: str
+    sections: Mapping[str, str]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    tags: Sequence[str] = ()
+    packages: Sequence[str] = ("sensitune", "torch")
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``README.md`` in the place of PEFT's template or of an older card.
+
+        What others wrote is kept: their text below a mark at the end, their settings and tags in the front matter.
+
+        Args:
+            folder: The adapter folder.
+        """
+        path = Path(folder) / CARD_NAME
+        metadata, text = _split(path.read_text(encoding="utf-8")) if path.is_file() else ({}, "")
+        tags = sorted({*_texts(metadata.get("tags")), "sensitune", *self.tags})
+        metadata |= {"library_name": "peft", **self.metadata, "tags": tags}
+        front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+        sections = [part for heading, section in self.sections.items() for part in (f"## {heading}", section)]
+        parts = [f"# {self.title}", self.summary, *sections, _versions(self.packages), _END, _of_others(text)]
+        page = "\n\n".join(part for part in parts if part)
+        with atomic_write(path) as temporary:
+            temporary.write_text(f"---\n{front}---\n\n{page}\n", encoding="utf-8")
 
 
-def write_card_section(folder: Path, config: SptConfig) -> None:
-    """Put Sensitune's section into the model card beside an adapter, in the place of an older one.
+def is_template(path: Path) -> bool:
+    """Whether a page is the template that PEFT starts model cards with, as yet unfilled.
 
     Args:
-        folder: The adapter folder; without a card in it, nothing is written.
-        config: The adapter's configuration.
+        path: The page.
+
+    Returns:
+        False also where there is none.
     """
-    path = folder / _FILE
-    if not path.is_file():
-        return
-    text = path.read_text(encoding="utf-8")
-    before, found, after = text.partition(f"{_HEADING}\n")
-    rest = after[after.index("\n## ") + 1 :] if found and "\n## " in after else ""
-    with atomic_write(path) as temporary:
-        temporary.write_text(before.rstrip("\n") + "\n\n" + _section(config) + ("\n" + rest if rest else ""), "utf-8")
+    return path.is_file() and _is_template(_split(path.read_text(encoding="utf-8"))[1])
 
 
-def _section(config: SptConfig) -> str:
-    base = config.base_model_name_or_path or config.base_description or "the model it was trained on"
-    return "\n".join([
-        _HEADING,
-        "",
-        "An adapter of SPT (sensitivity-aware parameter-efficient fine-tuning). Importing `sensitune` registers the",
-        "method with PEFT, so import it before the adapter is loaded:",
-        "",
-        "```python",
-        "import sensitune",
-        "from peft import PeftModel",
-        "",
-        f'model = PeftModel.from_pretrained(base, "path or hub id of this adapter")  # base: {base}',
-        "```",
-        "",
-        f"- Base: {base}",
-        *_size(config),
-        "",
-    ])  # fmt: skip
+def _is_template(text: str) -> bool:
+    from huggingface_hub import ModelCard as HubCard
+    from huggingface_hub import ModelCardData
+
+    def written(page: str) -> list[str]:
+        """The lines but for blank ones and the versions."""
+        lines = (line.strip() for line in page.splitlines())
+        return [line for line in lines if line and line != _VERSIONS and not line.startswith("- PEFT ")]
+
+    return written(text) == written(HubCard.from_template(ModelCardData()).text)
 
 
-def _size(config: SptConfig) -> list[str]:
-    if config.site_plan is None:
-        form = f"{config.structured_type} of rank {config.r}" if config.r else f"{config.num_sparse} entries per module"
-        return [f"- Placement: {form}, chosen without data"]
-    plans = config.plans.values()
-    forms = [plan.form for plan in plans]
-    counts = ", ".join(
-        f"{forms.count(form)} {form}" for form in ("lora", "adapter", "sparse", "whole") if form in forms
-    )
-    ranks = ", ".join(map(str, sorted({plan.size for plan in plans if plan.form in {"lora", "adapter"}}))) or "none"
-    budget = "none" if config.budget is None else f"{config.budget:,} parameters"
-    return [
-        f"- Placement: {config.rule}; sites: {counts or 'none'}; rank {ranks}",
-        f"- Budget: {budget}",
-        f"- Trained parameters: {config.trainable_params:,}, the head not counted",
-    ]
+def _of_others(text: str) -> str:
+    """What neither Sensitune nor PEFT wrote."""
+    _, ours, after = text.partition(_END)
+    if ours:
+        return after.strip()
+    return "" if _is_template(text) else _ADDED_BY_PEFT.sub("", text).strip()
+
+
+def _versions(packages: Sequence[str]) -> str:
+    lines = [f"- PEFT {version('peft')}", *(f"- {package} {version(package)}" for package in packages)]
+    return f"{_VERSIONS}\n\n" + "\n".join(lines)
+
+
+def _split(page: str) -> tuple[dict[str, Any], str]:
+    """Front matter and text of a page."""
+    found = _FRONT_MATTER.match(page)
+    values = yaml.safe_load(found[1]) if found else None
+    return (values, page[found.end() :]) if found and isinstance(values, dict) else ({}, page)
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, (list, tuple)) else [str(value)] if value else []

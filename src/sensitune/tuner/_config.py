@@ -14,7 +14,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
-from sensitune.tuner._card import write_card_section
+from sensitune.tuner._adapter_card import write_adapter_card
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._register import spt_type
 
@@ -169,14 +169,14 @@ class SptConfig(PeftConfig):
         return config
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
-        """Write ``adapter_config.json``, and Sensitune's section into the model card beside it.
+        """Write ``adapter_config.json``, and the model card beside it.
 
         Args:
             save_directory: The adapter folder.
             **options: As in PEFT.
         """
         super().save_pretrained(os.fspath(save_directory), **options)
-        write_card_section(Path(save_directory), self)
+        write_adapter_card(Path(save_directory), self)
 
 
 def _plans_of(allocation: Allocation, *, reads_input: bool) -> dict[str, SitePlan]:
