@@ -51,7 +51,7 @@ class ConfigError(SensituneError, ValueError):
     """A configuration file or run setting that is unknown or of the wrong type."""
 
 
-class RunFolderError(SensituneError, FileExistsError):
+class RunFolderError(SensituneError, ValueError):
     """A run folder that belongs to another configuration, or lacks what a stage needs."""
 
 
