@@ -1,9 +1,10 @@
-"""Files are written whole or not at all."""
+"""Files and folders are written whole or not at all, and belong to whom the umask says, like any other file."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,20 +18,55 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: The final name. Its folder is created if it is missing.
 
     Yields:
-        A path in the same folder to write to. On any error, a full disk included, it is removed, `path` untouched.
+        An empty file in the same folder to write to. On any error, a full disk included, it is removed, `path`
+        untouched.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.parent / f"{_temporary_name(target)}{target.suffix}"
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    permissions = _permissions(temporary)
     try:
         yield temporary
-        # mkstemp makes private files; what users share should follow their umask, as a plain open() would.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        temporary.chmod(permissions)  # a library may have put a private file in its place
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder` that takes its name only if the block succeeds.
+
+    Args:
+        folder: The final name; a folder that has it already is replaced. The folder above is created if it is missing.
+
+    Yields:
+        An empty folder to fill. On any error it is removed and `folder` is as it was.
+    """
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (target.parent / _temporary_name(target) for _ in range(2))
+    temporary.mkdir()
+    permissions = _permissions(temporary)
+    try:
+        yield temporary
+        for each in temporary.rglob("*"):  # libraries write private files
+            each.chmod(permissions if each.is_dir() else permissions & 0o666)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _temporary_name(target: Path) -> str:
+    return f".{target.name}.{secrets.token_hex(4)}"
+
+
+def _permissions(fresh: Path) -> int:
+    """What the umask makes of a new file or folder; asking for the umask itself would change it for all threads."""
+    return fresh.stat().st_mode & 0o777

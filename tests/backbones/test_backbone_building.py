@@ -26,9 +26,7 @@ def test_a_spec_survives_its_trip_through_a_dictionary() -> None:
 
 
 def test_an_unknown_setting_of_a_spec_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"`backbone\.img_size` is not a setting\. .* is `backbone\.image_size`"
-    ):
+    with pytest.raises(ConfigError, match=r"`backbone\.img_size` is not a setting\. .* is `backbone\.image_size`"):
         BackboneSpec.from_dict({"name": "test_vit", "img_size": 96})
 
 

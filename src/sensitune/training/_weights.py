@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ from peft.utils.save_and_load import load_peft_weights
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sensitune._files import atomic_folder
 from sensitune.errors import AdapterFileError
 from sensitune.training._manifest import AdapterManifest
 
@@ -64,26 +61,3 @@ def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:
 def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     named = model.named_parameters()
     return {name: parameter.detach().contiguous() for name, parameter in named if parameter.requires_grad}
-
-
-@contextmanager
-def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder` that takes its name only if the block succeeds.
-
-    Args:
-        folder: The final name; a folder that has it already is replaced.
-
-    Yields:
-        An empty folder to fill. On any error it is removed and `folder` is as it was.
-    """
-    target = Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        yield temporary
-        temporary.chmod(target.parent.stat().st_mode)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
