@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 _OPERATIONS = {
@@ -52,14 +54,14 @@ def find_blocks(model: nn.Module) -> dict[str, int]:
     return blocks
 
 
-def block_of(name: str, blocks: dict[str, int]) -> tuple[str, int] | None:
-    """The block whose subtree holds `name`, with its index."""
+def block_of(name: str, blocks: Mapping[str, int]) -> tuple[int | None, str]:
+    """Index of the block whose subtree holds a module, and the module's name within it; None and the whole name."""
     parts = name.split(".")
     for depth in range(len(parts), 0, -1):
-        prefix = ".".join(parts[:depth])
-        if prefix in blocks:
-            return prefix, blocks[prefix]
-    return None
+        index = blocks.get(".".join(parts[:depth]))
+        if index is not None:
+            return index, ".".join(parts[depth:])
+    return None, name
 
 
 def operation_name(module: str, parameter: str, *, owner_is_leaf: bool) -> str:

@@ -1,11 +1,11 @@
-"""Walk a model once and say, for every parameter, whether it is ranked, always trained, the head, or frozen and why."""
+"""Say of every parameter of a model whether it is ranked, always trained, the head, or frozen and why."""
 
 from __future__ import annotations
 
 import fnmatch
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -68,127 +68,135 @@ def outline_model(
             "The model already carries a PEFT adapter; sites are those of the plain backbone. "
             "Call `unload()` or `merge_and_unload()` first."
         )
-    walk = _Walk.start(model, tuple(include or ()), tuple(exclude or ()), split_fused=split_fused)
+    sorter = _Sorter(model, include or (), exclude or (), split_fused=split_fused)
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        walk.visit(name, parameter)
-    walk.check_patterns()
-    for name, reason in walk.frozen.items():
+        sorter.sort(name, parameter)
+    outline = sorter.outline()
+    for name, reason in outline.frozen.items():
         if not reason.startswith(_EXPECTED):
             _LOGGER.warning("`%s` is not ranked: %s.", name, reason)
-    if not walk.sites:
+    if not outline.sites:
         raise ModelError(
             f"{type(model).__name__} has no parameter that can be ranked; every one is head, stem or frozen."
         )
-    return ModelOutline(
-        sites=tuple(walk.sites),
-        head=walk.head,
-        head_params=walk.head_params,
-        always_trained=walk.always_trained,
-        frozen=walk.frozen,
-        backbone_params=walk.backbone_params,
-    )
+    return outline
 
 
-@dataclass
-class _Walk:
-    """The state of one walk over a model's parameters."""
+class _Patterns:
+    """Patterns of parameter names that a caller gave for one option; each must be of use."""
 
-    split_fused: bool
-    modules: dict[str, nn.Module]
-    blocks: dict[str, int]
-    head: tuple[str, ...]
-    stem: tuple[str, ...]
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    sites: list[Site]
-    always_trained: dict[str, tuple[int, ...]]
-    frozen: dict[str, str]
-    seen: dict[int, str]
-    matched: set[str]
-    head_params: int = 0
-    backbone_params: int = 0
+    def __init__(self, option: str, patterns: Sequence[str]) -> None:
+        self._option = option
+        self._patterns = tuple(patterns)
+        self._unused = set(patterns)
 
-    @classmethod
-    def start(cls, model: nn.Module, include: tuple[str, ...], exclude: tuple[str, ...], *, split_fused: bool) -> _Walk:
-        return cls(
-            split_fused=split_fused,
-            modules=dict(model.named_modules()),
-            blocks=find_blocks(model),
-            head=find_head(model),
-            stem=find_stem(model),
-            include=include,
-            exclude=exclude,
-            sites=[],
-            always_trained={},
-            frozen={},
-            seen={},
-            matched=set(),
+    def match(self, name: str) -> bool:
+        hits = {pattern for pattern in self._patterns if name == pattern or fnmatch.fnmatchcase(name, pattern)}
+        self._unused -= hits
+        return bool(hits)
+
+    def check_used(self) -> None:
+        """Refuse a pattern that did nothing: it is a spelling mistake, or names the head or a quantised weight."""
+        for pattern in self._patterns:
+            if pattern in self._unused:
+                raise ArgumentError(
+                    f"`{self._option}` pattern '{pattern}' matches no parameter that can be ranked. "
+                    "List the names with `sensitune sites MODEL`."
+                )
+
+
+class _Sorter:
+    """Sorts the parameters of a model by what the method does with them."""
+
+    def __init__(self, model: nn.Module, include: Sequence[str], exclude: Sequence[str], *, split_fused: bool) -> None:
+        self._modules = dict(model.named_modules())
+        self._blocks = find_blocks(model)
+        self._head = find_head(model)
+        self._stem = find_stem(model)
+        self._include = _Patterns("include", include)
+        self._exclude = _Patterns("exclude", exclude)
+        self._split_fused = split_fused
+        self._first_name: dict[int, str] = {}
+        self._sites: list[Site] = []
+        self._always_trained: dict[str, tuple[int, ...]] = {}
+        self._frozen: dict[str, str] = {}
+        self._head_params = 0
+        self._backbone_params = 0
+
+    def outline(self) -> ModelOutline:
+        """What came of all parameters; refuses a pattern that matched none of them."""
+        self._include.check_used()
+        self._exclude.check_used()
+        return ModelOutline(
+            sites=tuple(self._sites),
+            head=self._head,
+            head_params=self._head_params,
+            always_trained=self._always_trained,
+            frozen=self._frozen,
+            backbone_params=self._backbone_params,
         )
 
-    def visit(self, name: str, parameter: torch.Tensor) -> None:
-        """File one parameter under its role."""
-        first = self.seen.setdefault(id(parameter), name)
+    def sort(self, name: str, parameter: torch.Tensor) -> None:
+        """Put one parameter where it belongs."""
+        first = self._first_name.setdefault(id(parameter), name)
         if first != name:
-            self.frozen[name] = self.frozen.get(first) or f"tied to `{first}`, which stands for both"
+            self._frozen[name] = self._frozen.get(first) or f"tied to `{first}`, which stands for both"
             return
-        if _within(name, self.head):
-            self.head_params += parameter.numel()
+        if _within(name, self._head):
+            self._head_params += parameter.numel()
             return
-        self.backbone_params += parameter.numel()
-        if self._matches(name, self.exclude):
-            self.frozen[name] = "excluded by `exclude`"
+        self._backbone_params += parameter.numel()
+        if self._exclude.match(name):
+            self._frozen[name] = "excluded by `exclude`"
         elif is_token(name):
-            self.always_trained[name] = tuple(parameter.shape)
+            self._always_trained[name] = tuple(parameter.shape)
+        elif reason := self._frozen_reason(name, parameter):
+            self._frozen[name] = reason
         else:
-            reason = self._frozen_reason(name, parameter)
-            if reason is None:
-                self._rank(name, parameter)
-            else:
-                self.frozen[name] = reason
+            self._rank(name, parameter)
 
     def _frozen_reason(self, name: str, parameter: torch.Tensor) -> str | None:
         if not parameter.is_floating_point():
-            owner = self.modules[name.rpartition(".")[0]]
+            owner = self._modules[name.rpartition(".")[0]]
             return f"stored as {parameter.dtype} by {type(owner).__name__}; quantised weights have no exact gradient"
-        if self._matches(name, self.include):
+        if self._include.match(name):
             return None
         if name.rpartition(".")[2] == "mask_token":
             return "stem: the mask token of pretraining"
         if is_position_embedding(name):
             return "position embedding"
-        stem = _within(name, self.stem)
+        stem = _within(name, self._stem)
         return f"stem: part of `{stem}`" if stem else None
 
     def _rank(self, name: str, parameter: torch.Tensor) -> None:
+        """The parameter's sites: itself, or its slices."""
         module_name, _, own = name.rpartition(".")
-        owner = self.modules[module_name]
+        owner = self._modules[module_name]
         kind = self._kind(module_name, own, owner, parameter)
         transposed = kind == "matrix" and is_conv1d(owner)
-        block = block_of(module_name, self.blocks)
-        relative = module_name[len(block[0]) :].lstrip(".") if block else module_name
+        block, relative = block_of(module_name, self._blocks)
         operation = operation_name(relative, own, owner_is_leaf=not any(True for _ in owner.children()))
+        whole = Site(
+            id=name,
+            parameter=name,
+            shape=tuple(parameter.shape),
+            transposed=transposed,
+            kind=kind,
+            block=block,
+            operation=operation,
+        )
         slices = self._slices(module_name, own, owner, parameter, transposed=transposed)
-        for label, start, stop in slices or ((None, 0, 0),):
-            site = Site(
-                id=f"{name}[{label}]" if label else name,
-                parameter=name,
-                rows=(start, stop) if label else None,
-                kind=kind,
-                block=block[1] if block else None,
-                operation=label or operation,
-                shape=_slice_shape(tuple(parameter.shape), stop - start if label else None, transposed=transposed),
-                transposed=transposed,
-            )
-            if self._matches(site.id, self.exclude):
-                self.frozen[site.id] = "excluded by `exclude`"
+        for site in [_slice_of(whole, *one) for one in slices] if slices else [whole]:
+            if self._exclude.match(site.id):
+                self._frozen[site.id] = "excluded by `exclude`"
             else:
-                self.sites.append(site)
+                self._sites.append(site)
 
     def _kind(self, module_name: str, own: str, owner: nn.Module, parameter: torch.Tensor) -> Kind:
         if parameter.dim() == 1:
             return "vector"
         parent_name, _, last = module_name.rpartition(".")
-        if own != "weight" or (module_name and parent_reads_weight(self.modules[parent_name], last)):
+        if own != "weight" or (module_name and parent_reads_weight(self._modules[parent_name], last)):
             return "tensor"
         if isinstance(owner, nn.Linear) or is_conv1d(owner):
             return "matrix"
@@ -203,33 +211,18 @@ class _Walk:
         if isinstance(owner, nn.MultiheadAttention) and own.startswith("in_proj_"):
             return fused_slices("in_proj_weight", out_features, owner)
         is_linear = isinstance(owner, nn.Linear) or is_conv1d(owner)
-        if not (self.split_fused and is_linear and own in {"weight", "bias"}):
+        if not (self._split_fused and is_linear and own in {"weight", "bias"}):
             return None
         parent_name, _, last = module_name.rpartition(".")
-        return fused_slices(last, out_features, self.modules[parent_name])
-
-    def _matches(self, name: str, patterns: tuple[str, ...]) -> bool:
-        hits = {pattern for pattern in patterns if name == pattern or fnmatch.fnmatchcase(name, pattern)}
-        self.matched |= hits
-        return bool(hits)
-
-    def check_patterns(self) -> None:
-        """Refuse a pattern that did nothing: it is a spelling mistake, or names the head or a quantised weight."""
-        for option, patterns in (("include", self.include), ("exclude", self.exclude)):
-            for pattern in patterns:
-                if pattern not in self.matched:
-                    raise ArgumentError(
-                        f"`{option}` pattern '{pattern}' matches no parameter that can be ranked. "
-                        "List the names with `sensitune sites MODEL`."
-                    )
+        return fused_slices(last, out_features, self._modules[parent_name])
 
 
-def _slice_shape(shape: tuple[int, ...], size: int | None, *, transposed: bool) -> tuple[int, ...]:
-    if size is None:
-        return shape
-    return (*shape[:-1], size) if transposed else (size, *shape[1:])
+def _slice_of(site: Site, label: str, start: int, stop: int) -> Site:
+    rest = site.shape[:-1] if site.transposed else site.shape[1:]
+    shape = (*rest, stop - start) if site.transposed else (stop - start, *rest)
+    return replace(site, id=f"{site.parameter}[{label}]", rows=(start, stop), shape=shape, operation=label)
 
 
-def _within(name: str, modules: tuple[str, ...]) -> str | None:
+def _within(name: str, modules: Sequence[str]) -> str | None:
     """The module of the list whose subtree holds `name`, or None."""
     return next((module for module in modules if name == module or name.startswith(f"{module}.")), None)
