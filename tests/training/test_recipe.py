@@ -18,14 +18,17 @@ def test_the_defaults_are_the_vtab_recipe() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"learning_rate": -1.0}, r"`learning_rate` must be a number of at least 0\. Got -1\.0"),
-        ({"learning_rate": math.nan}, r"`learning_rate` must be a number of at least 0\. Got nan"),
-        ({"batch_size": 0}, r"`batch_size` must be a number of at least 1\. Got 0"),
-        ({"drop_path": 1.0}, r"`drop_path` must be a number of at least 0 and at most 0\.99\. Got 1\.0"),
-        ({"clip_grad_norm": 0.0}, r"`clip_grad_norm` must be a number of at least 1e-12\. Got 0\.0"),
-        ({"precision": "float16"}, r"`precision` must be 'auto', 'float32' or 'bfloat16'\. Got 'float16'"),
-        ({"validate": "never"}, r"`validate` must be 'epochs' or 'end'\. Got 'never'"),
-        ({"warmup_share": 1.0}, r"`warmup_share` must be a number of at least 0 and at most 0\.99\. Got 1\.0"),
+        ({"learning_rate": 0.0}, r"`learning_rate` must be a number above 0\. Got 0\.0\."),
+        ({"learning_rate": math.nan}, r"`learning_rate` must be a finite number\. Got nan\."),
+        ({"weight_decay": math.inf}, r"`weight_decay` must be a finite number\. Got inf\."),
+        ({"in_place_rate": -1.0}, r"`in_place_rate` must be a number of at least 0\. Got -1\.0\."),
+        ({"epochs": 0}, r"`epochs` must be a whole number of at least 1\. Got 0\."),
+        ({"batch_size": 2.5}, r"`batch_size` must be a whole number of at least 1\. Got 2\.5\."),
+        ({"drop_path": 1.0}, r"`drop_path` must be a number of at least 0 and below 1\. Got 1\.0\."),
+        ({"warmup_share": 1.0}, r"`warmup_share` must be a number of at least 0 and below 1\. Got 1\.0\."),
+        ({"clip_grad_norm": 0.0}, r"`clip_grad_norm` must be a number above 0 or None\. Got 0\.0\."),
+        ({"precision": "float16"}, r"`precision` must be one of auto, float32, bfloat16\. Got 'float16'\."),
+        ({"validate": "never"}, r"`validate` must be one of epochs, end\. Got 'never'\."),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(setting: dict[str, object], message: str) -> None:
