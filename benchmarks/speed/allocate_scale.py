@@ -23,6 +23,7 @@ import torch
 from measuring import CLOCKS, parser, peak_resident_mib, publish, spread, timed
 from synthetic_pattern import clustered_scores
 
+from sensitune._schema import to_plain
 from sensitune.allocation import allocate
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline, Site
@@ -58,7 +59,9 @@ def write_scores(path: Path, outline: ModelOutline, dtype: str) -> None:
     """A sensitivity file, tensor by tensor: `Sensitivity.save` would need all of them in memory."""
     torch_dtype, name = DTYPES[dtype]
     content = {"kind": "sensitivity", "tensors": [site.parameter for site in outline.sites]}
-    document = json.dumps(content | {"outline": outline.to_dict(), "metadata": {"criterion": "synthetic"}})
+    document = json.dumps(
+        content | {"outline": to_plain(outline), "metadata": {"criterion": "synthetic"}, "gradients": []}
+    )
     header: dict[str, Any] = {"__metadata__": {"sensitune": document}}
     end = 0
     for site in outline.sites:

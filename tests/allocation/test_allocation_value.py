@@ -160,7 +160,7 @@ def forget_the_rule(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
         (exceed_the_site, "is damaged: Index 8 of `blocks.3.tensor` lies outside its 8 scalars"),
         (add_an_unknown_site, "is damaged: `blocks.9.matrix` is not one of the 5 sites that the model ranks"),
         (structure_a_vector, "is damaged: `blocks.1.vector` is a vector; only a matrix can be structured"),
-        (forget_the_rule, "is damaged: 'rule'"),
+        (forget_the_rule, "is damaged: The setting `rule` is missing"),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_reason(

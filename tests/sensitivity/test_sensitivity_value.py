@@ -110,7 +110,7 @@ def test_a_damaged_file_is_refused_with_the_reason(
 def test_a_header_that_lacks_a_part_is_refused(sensitivity: Sensitivity, tmp_path: Path) -> None:
     path = tmp_path / "sensitivity.safetensors"
     save_file({}, path, metadata={"sensitune": json.dumps({"kind": "sensitivity", "tensors": []})})
-    with pytest.raises(AdapterFileError, match="is damaged: 'outline'"):
+    with pytest.raises(AdapterFileError, match="is damaged: The setting `outline` is missing"):
         Sensitivity.load(path)
 
 

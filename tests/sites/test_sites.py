@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 
@@ -27,6 +28,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from sensitune._schema import read, to_plain
 from sensitune.errors import ArgumentError, ModelError
 from sensitune.sites import ModelOutline, Site, find_sites, outline_model
 
@@ -246,7 +248,7 @@ def test_a_norm_inside_the_head_is_ranked() -> None:
 
 def test_an_outline_survives_its_json_form() -> None:
     outline = outline_model(tiny_model("gpt2"))
-    assert ModelOutline.from_dict(outline.to_dict()) == outline
+    assert read(ModelOutline, json.loads(json.dumps(to_plain(outline)))) == outline
 
 
 def test_mistakes_are_refused_in_one_sentence() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from sensitune._schema import AtLeastOne, NonNegativeInt, PositiveInt
 from sensitune._tensor_file import load_tensor_file, save_tensor_file
 from sensitune.allocation._cost import StructuredType, module_params
 from sensitune.allocation._rows import SiteRow, Tuning, format_rows
@@ -175,7 +176,7 @@ class Allocation:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file: the sparse indices as tensors, everything else in its header."""
         tensors = {name: _stored(self.site(name), indices) for name, indices in self.sparse.items()}
-        content = {name: getattr(self, name) for name in _JSON_FIELDS} | {"outline": self.outline.to_dict()}
+        content = _Content(**{each.name: getattr(self, each.name) for each in fields(_Content)})
         save_tensor_file(path, tensors, kind=_KIND, content=content)
 
     @classmethod
@@ -191,21 +192,29 @@ class Allocation:
         Raises:
             AdapterFileError: If the file is damaged, incomplete, contradicts itself, or is not an allocation.
         """
-        tensors, content = load_tensor_file(path, kind=_KIND)
+        tensors, content = load_tensor_file(path, kind=_KIND, content=_Content)
+        sparse = {name: indices.to(torch.int64) for name, indices in tensors.items()}
         try:
-            fields = {name: content[name] for name in _JSON_FIELDS}
-            for name in ("vectors", "always_trained"):
-                fields[name] = tuple(fields[name])
-            sparse = {name: indices.to(torch.int64) for name, indices in tensors.items()}
-            return cls(outline=ModelOutline.from_dict(content["outline"]), sparse=sparse, **fields)
-        except (ArgumentError, KeyError, TypeError) as error:
+            return cls(sparse=sparse, **{each.name: getattr(content, each.name) for each in fields(_Content)})
+        except ArgumentError as error:
             raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
 
 
-_JSON_FIELDS = (
-    *("structured", "vectors", "structured_type", "tau", "budget", "alpha", "beta", "rule"),
-    *("always_trained", "metadata"),
-)
+@dataclass(frozen=True)
+class _Content:
+    """What a file holds beside the indices: the attributes of the same names."""
+
+    outline: ModelOutline
+    structured: Mapping[str, PositiveInt]
+    vectors: tuple[str, ...]
+    structured_type: StructuredType | None
+    tau: NonNegativeInt | None
+    budget: NonNegativeInt | None
+    alpha: AtLeastOne | None
+    beta: AtLeastOne | None
+    rule: str
+    always_trained: tuple[str, ...]
+    metadata: Mapping[str, Any]
 
 
 def _stored(site: Site, indices: torch.Tensor) -> torch.Tensor:

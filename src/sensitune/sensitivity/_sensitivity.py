@@ -75,11 +75,9 @@ class Sensitivity:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, the outline and metadata in its header."""
-        tensors = dict(self.scores)
-        content: dict[str, Any] = {"outline": self.outline.to_dict(), "metadata": dict(self.metadata)}
-        if self.gradients is not None:
-            tensors |= {_GRADIENT + name: gradient for name, gradient in self.gradients.items()}
-            content["gradients"] = list(self.gradients)
+        gradients = self.gradients or {}
+        tensors = dict(self.scores) | {_GRADIENT + name: gradient for name, gradient in gradients.items()}
+        content = _Content(self.outline, self.metadata, tuple(gradients))
         save_tensor_file(path, tensors, kind=_KIND, content=content)
 
     @classmethod
@@ -98,8 +96,8 @@ class Sensitivity:
         Raises:
             AdapterFileError: If the file is damaged, incomplete, or not a sensitivity.
         """
-        tensors, content = load_tensor_file(path, kind=_KIND)
-        kept = content.get("gradients", [])  # a file without gradients does not mention them
+        tensors, content = load_tensor_file(path, kind=_KIND, content=_Content)
+        kept = content.gradients
         stored = {_GRADIENT + name for name in kept}
         names = [name for name in tensors if name not in stored]
 
@@ -109,10 +107,18 @@ class Sensitivity:
             return {name: tensors[prefix + name] for name in names}
 
         try:
-            outline, gradients = ModelOutline.from_dict(content["outline"]), read(kept, _GRADIENT) if kept else None
-            return cls(read(names), outline, content["metadata"], gradients)
-        except (AllocationMismatchError, KeyError, TypeError) as error:
+            return cls(read(names), content.outline, content.metadata, read(kept, _GRADIENT) if kept else None)
+        except (AllocationMismatchError, KeyError) as error:
             raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a file holds beside the tensors."""
+
+    outline: ModelOutline
+    metadata: Mapping[str, Any]
+    gradients: tuple[str, ...]
 
 
 def _check_covers(tensors: Mapping[str, torch.Tensor], site: Site, what: str) -> None:

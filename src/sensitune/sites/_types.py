@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from sensitune.sites._geometry import Geometry
 
@@ -28,27 +28,6 @@ class Site(Geometry):
     kind: Kind
     block: int | None
     operation: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; `from_dict` reads it back."""
-        return {
-            "id": self.id,
-            "parameter": self.parameter,
-            "rows": list(self.rows) if self.rows else None,
-            "kind": self.kind,
-            "block": self.block,
-            "operation": self.operation,
-            "shape": list(self.shape),
-            "transposed": self.transposed,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Site:
-        """Rebuild a site from `to_dict`."""
-        fields = dict(data)
-        fields["rows"] = tuple(fields["rows"]) if fields["rows"] else None
-        fields["shape"] = tuple(fields["shape"])
-        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +54,3 @@ class ModelOutline:
     def always_trained_params(self) -> int:
         """Number of scalars that are trained whatever the budget."""
         return sum(math.prod(shape) for shape in self.always_trained.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; `from_dict` reads it back."""
-        return {
-            "sites": [site.to_dict() for site in self.sites],
-            "head": list(self.head),
-            "head_params": self.head_params,
-            "always_trained": {name: list(shape) for name, shape in self.always_trained.items()},
-            "frozen": dict(self.frozen),
-            "backbone_params": self.backbone_params,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelOutline:
-        """Rebuild an outline from `to_dict`."""
-        return cls(
-            sites=tuple(Site.from_dict(site) for site in data["sites"]),
-            head=tuple(data["head"]),
-            head_params=int(data["head_params"]),
-            always_trained={name: tuple(shape) for name, shape in data["always_trained"].items()},
-            frozen=dict(data["frozen"]),
-            backbone_params=int(data["backbone_params"]),
-        )
