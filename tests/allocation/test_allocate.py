@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_sites import make_site, make_slices
 
-from sensitune._schema import read, to_plain
 from sensitune.allocation import Allocation, allocate, module_params
 from sensitune.allocation._cost import Rules
 from sensitune.allocation._cut import Cut, find_cut
@@ -195,12 +194,9 @@ def uniform_scores(outline: ModelOutline, *, seed: int = 0) -> Sensitivity:
 def test_renaming_modules_changes_nothing(make_outline: Make) -> None:
     outline = make_outline([(30, 30), (30,), (30, 60)], token=4)
     sensitivity = uniform_scores(outline)
-    data = to_plain(outline)
-    for site in data["sites"]:
-        site["id"] = site["parameter"] = f"renamed.{site['parameter']}"
-    renamed = Sensitivity(
-        {f"renamed.{name}": score for name, score in sensitivity.scores.items()}, read(ModelOutline, data), {}
-    )
+    sites = tuple(replace(site, id=f"renamed.{site.id}", parameter=f"renamed.{site.id}") for site in outline.sites)
+    scores = {f"renamed.{name}": score for name, score in sensitivity.scores.items()}
+    renamed = Sensitivity(scores, replace(outline, sites=sites), {})
     first, second = (allocate(one, budget=250, rank=2) for one in (sensitivity, renamed))
     assert [f"renamed.{name}" for name in first.structured] == list(second.structured)
     assert [indices.tolist() for indices in first.sparse.values()] == [x.tolist() for x in second.sparse.values()]
@@ -325,9 +321,9 @@ def test_a_budget_below_the_class_token_is_refused(make_outline: Make) -> None:
 
 
 def test_several_tokens_are_named_when_a_budget_is_too_small(make_outline: Make) -> None:
-    data = to_plain(make_outline([(4, 4)], token=4))
-    data["always_trained"]["reg_token"] = [1, 4, 4]
-    sensitivity = uniform_scores(read(ModelOutline, data))
+    outline = make_outline([(4, 4)])
+    tokens = {"cls_token": (1, 1, 4), "reg_token": (1, 4, 4)}
+    sensitivity = uniform_scores(replace(outline, always_trained=tokens))
     with pytest.raises(BudgetError, match=r"at least 20 parameters \(cls_token, reg_token are always trained\). Got 0"):
         allocate(sensitivity, budget=0)
 

@@ -149,6 +149,14 @@ def structure_a_vector(_: dict[str, torch.Tensor], header: dict[str, Any]) -> No
     header["structured"] = {"blocks.1.vector": 2}
 
 
+def misplace_a_shape(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    header["outline"]["sites"][1]["shape"] = 6
+
+
+def list_the_modules(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    header["structured"] = ["blocks.0.matrix"]
+
+
 def forget_the_rule(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
     del header["rule"]
 
@@ -160,6 +168,8 @@ def forget_the_rule(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
         (exceed_the_site, "is damaged: Index 8 of `blocks.3.tensor` lies outside its 8 scalars"),
         (add_an_unknown_site, "is damaged: `blocks.9.matrix` is not one of the 5 sites that the model ranks"),
         (structure_a_vector, "is damaged: `blocks.1.vector` is a vector; only a matrix can be structured"),
+        (misplace_a_shape, r"is damaged: `outline.sites\[1\].shape` must be a list. Got 6"),
+        (list_the_modules, "is damaged: `structured` must be"),
         (forget_the_rule, "is damaged: The setting `rule` is missing"),
     ],
 )
