@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sensitune.allocation import parse_budget
+from sensitune.allocation._budget import parse_budget
 from sensitune.errors import BudgetError
 
 

@@ -12,7 +12,8 @@ import rich.console
 
 from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
-from sensitune.report import ComparisonRow, Table, allocation_table, comparison_table
+from sensitune.report import ComparisonRow, allocation_table, comparison_table
+from sensitune.report._table import Table
 
 
 def _drawn(table: Table, *, width: int = 80) -> str:

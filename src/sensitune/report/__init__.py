@@ -1,6 +1,6 @@
 """What a run found, for people: tables for the terminal, files and pages, and figures.
 
-A table is plain data (`Table`: rows of one dataclass) that can be printed with rich, written as CSV or turned into
+A table is plain data (rows of one dataclass) that can be printed with rich, written as CSV or turned into
 Markdown. A figure is a matplotlib ``Figure`` made without pyplot; `save_figure` writes it as PNG and SVG. Both need
 only the values that the stages hand on, so they can be made again from what a run folder holds::
 
@@ -18,15 +18,11 @@ from sensitune.report._bars import figure_by_block, figure_by_operation
 from sensitune.report._comparison import ComparisonRow, comparison_table
 from sensitune.report._heat_map import figure_heat_map
 from sensitune.report._style import save_figure
-from sensitune.report._table import Column, Table
-from sensitune.report._task_table import Score, TableRow, TaskTable
+from sensitune.report._task_table import TableRow, TaskTable
 from sensitune.report._write import write_report
 
 __all__ = [
-    "Column",
     "ComparisonRow",
-    "Score",
-    "Table",
     "TableRow",
     "TaskTable",
     "allocation_table",

@@ -55,7 +55,7 @@ def figure_by_operation(subject: Allocation | Sensitivity, *, tau: int | None = 
         A matplotlib figure; `save_figure` writes it.
 
     Raises:
-        ArgumentError: If `tau` is missing or out of place, or every count is zero.
+        ArgumentError: As in `figure_by_block`.
     """
     counts = count_subject(subject, tau)
     operations = group_rows(counts.rows, lambda row: row.operation)
