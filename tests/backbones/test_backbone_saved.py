@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sensitune.backbones import Backbone, BackboneSpec, load_backbone, read_checkpoint_metadata, save_checkpoint
+from sensitune.backbones import Backbone, BackboneSpec, load_backbone, save_checkpoint
+from sensitune.backbones._saved import saved_metadata
 from sensitune.errors import ArgumentError, CheckpointError, ModelError
 
 SPEC = BackboneSpec("test_vit", pretrained=False, image_size=96, num_blocks=2)
@@ -70,12 +73,13 @@ def test_a_head_of_another_size_cannot_be_kept(saved: tuple[Backbone, Path]) -> 
 
 
 def test_what_was_written_beside_the_weights_can_be_read(saved: tuple[Backbone, Path]) -> None:
-    settings = read_checkpoint_metadata(saved[1])
-    assert BackboneSpec.from_dict(settings["spec"]) == SPEC
-    assert settings["class_names"] == ["a", "b", "c"]
-    assert settings["metadata"] == {"budget": 1000}
-    assert settings["weights_hash"] == saved[0].weights_hash
-    assert set(settings["versions"]) == {"sensitune", "timm", "torch"}
+    about = saved_metadata(saved[1])
+    assert about is not None
+    assert about.spec == SPEC
+    assert about.class_names == ("a", "b", "c")
+    assert about.metadata == {"budget": 1000}
+    assert about.weights_hash == saved[0].weights_hash
+    assert set(about.versions) == {"sensitune", "timm", "torch"}
 
 
 def test_another_architecture_is_refused_by_name(saved: tuple[Backbone, Path]) -> None:
@@ -83,10 +87,37 @@ def test_another_architecture_is_refused_by_name(saved: tuple[Backbone, Path]) -
         load_backbone(BackboneSpec("test_vit2", checkpoint=str(saved[1])), num_classes=3)
 
 
-def test_a_file_of_another_origin_has_no_settings(tmp_path: Path) -> None:
+def test_a_file_of_another_origin_says_nothing_about_itself(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="was not written by Sensitune's `save_checkpoint`"):
-        read_checkpoint_metadata(tmp_path / "other.safetensors")
+    assert saved_metadata(tmp_path / "other.safetensors") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"is truncated, damaged or not"),
+        ("[]", r"must be a group of settings\. Got \[\]"),
+        ('{"spec": {"name": "a"}}', r"m\.safetensors: The setting `class_names` is missing"),
+        ("spec", r"m\.safetensors: `spec\.image_size` must be a whole number of at least 1 or null\. Got '96'"),
+    ],
+)
+def test_damaged_settings_are_refused_by_name(
+    text: str, message: str, saved: tuple[Backbone, Path], tmp_path: Path
+) -> None:
+    if text == "spec":
+        with safe_open(saved[1], framework="pt") as file:
+            values = json.loads(file.metadata()["sensitune_checkpoint"])
+        values["spec"]["image_size"] = "96"
+        text = json.dumps(values)
+    save_file({"a": torch.ones(1)}, tmp_path / "m.safetensors", metadata={"sensitune_checkpoint": text})
+    with pytest.raises(CheckpointError, match=message):
+        load_backbone(BackboneSpec("test_vit", checkpoint=str(tmp_path / "m.safetensors")), num_classes=3)
+
+
+def test_a_preprocessing_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    model = load_backbone(SPEC, num_classes=3).model
+    with pytest.raises(ArgumentError, match=r"`preprocessing\.mena` is not a setting\. The closest one is `preproc"):
+        save_checkpoint(model, tmp_path / "m.safetensors", spec=SPEC, preprocessing={"mena": (0.5, 0.5, 0.5)})
 
 
 def test_another_suffix_is_refused(tmp_path: Path) -> None:

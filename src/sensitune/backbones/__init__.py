@@ -24,7 +24,7 @@ from sensitune.backbones._hash import weights_hash
 from sensitune.backbones._load import load_backbone
 from sensitune.backbones._published import PUBLISHED_BACKBONES, PublishedBackbone
 from sensitune.backbones._rebuild import rebuild_backbone
-from sensitune.backbones._saved import read_checkpoint_metadata, save_checkpoint
+from sensitune.backbones._saved import save_checkpoint
 from sensitune.backbones._types import Backbone, BackboneSpec
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "BackboneSpec",
     "PublishedBackbone",
     "load_backbone",
-    "read_checkpoint_metadata",
     "rebuild_backbone",
     "save_checkpoint",
     "weights_hash",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from sensitune.backbones._focus import FOCUS_IMAGE_SIZE, FOCUS_NAME, FOCUS_TIMM_
 from sensitune.backbones._hash import weights_hash
 from sensitune.backbones._published import PUBLISHED_BACKBONES
 from sensitune.backbones._reading import checkpoint_path, read_tensors
-from sensitune.backbones._saved import complete_spec, saved_settings
+from sensitune.backbones._saved import CheckpointMetadata, Preprocessing, complete_spec, saved_metadata
 from sensitune.backbones._types import Backbone, BackboneSpec
 from sensitune.errors import ArgumentError, CheckpointError
 
@@ -51,9 +50,9 @@ def load_backbone(
     spec = BackboneSpec(spec) if isinstance(spec, str) else spec
     _check_arguments(spec, num_classes, drop_path, keep_head)
     path = checkpoint_path(spec.checkpoint) if spec.checkpoint else None
-    settings = saved_settings(path) if path else None
-    if path and settings:
-        spec = complete_spec(spec, settings, path)
+    about = saved_metadata(path) if path else None
+    if path and about:
+        spec = complete_spec(spec, about, path)
     model = build_model(
         timm_name(spec),
         num_classes=num_classes,
@@ -62,11 +61,11 @@ def load_backbone(
         seed=seed,
         from_hub=path is None and _is_on_hub(spec),
     )
-    dropped = _fill(model, spec, path, settings, keep_head)
+    dropped = _fill(model, spec, path, about, keep_head)
     keep_blocks(model, spec.num_blocks, name=spec.name)
     if not keep_head:
         renew_head(model, seed=seed)
-    return _describe(model, spec, settings, dropped)
+    return _describe(model, spec, about, dropped)
 
 
 def _check_arguments(spec: BackboneSpec, num_classes: int, drop_path: float, keep_head: bool) -> None:
@@ -103,7 +102,7 @@ def built_size(spec: BackboneSpec) -> int | None:
 
 
 def _fill(
-    model: nn.Module, spec: BackboneSpec, path: Path | None, settings: Mapping[str, Any] | None, keep_head: bool
+    model: nn.Module, spec: BackboneSpec, path: Path | None, about: CheckpointMetadata | None, keep_head: bool
 ) -> tuple[str, ...]:
     """Fill the model from the file or the demo's package; weights from the hub, or random ones, are already there."""
     if path is None:
@@ -113,7 +112,7 @@ def _fill(
         dropped = fill_from_npz(model, path, architecture=timm_name(spec))
     else:
         # A Sensitune checkpoint of the first blocks holds no others; any other file holds all.
-        keep_blocks(model, settings["spec"]["num_blocks"] if settings else None, name=spec.name)
+        keep_blocks(model, about.spec.num_blocks if about else None, name=spec.name)
         source = f"`checkpoint` {path}"
         tensors = to_timm_layout(read_tensors(path), model, architecture=timm_name(spec), source=source)
         dropped = fill_strictly(model, tensors, source=source, keep_head=keep_head)
@@ -123,21 +122,19 @@ def _fill(
 
 
 def _describe(
-    model: nn.Module, spec: BackboneSpec, settings: Mapping[str, Any] | None, dropped: tuple[str, ...]
+    model: nn.Module, spec: BackboneSpec, about: CheckpointMetadata | None, dropped: tuple[str, ...]
 ) -> Backbone:
-    settings = settings or {}
     own: Any = model.pretrained_cfg
+    saved = about.preprocessing if about else Preprocessing()
     published = PUBLISHED_BACKBONES.get(spec.name)
-    normalisation = {"mean": published.mean, "std": published.std} if published else {}
-    preprocessing = own | normalisation | settings.get("preprocessing", {})
     return Backbone(
         model=model,
         spec=spec,
         image_size=built_size(spec) or own["input_size"][-1],
-        mean=tuple(preprocessing["mean"]),
-        std=tuple(preprocessing["std"]),
-        interpolation=preprocessing["interpolation"],
+        mean=saved.mean or tuple(published.mean if published else own["mean"]),
+        std=saved.std or tuple(published.std if published else own["std"]),
+        interpolation=saved.interpolation or own["interpolation"],
         weights_hash=weights_hash(model),
         dropped=dropped,
-        class_names=tuple(settings.get("class_names", ())),
+        class_names=about.class_names if about else (),
     )

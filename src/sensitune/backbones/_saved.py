@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,55 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sensitune._files import atomic_write
+from sensitune._schema import NonEmptyText, Positive, PositiveInt, parse_json, read, to_plain
 from sensitune.backbones._hash import weights_hash
 from sensitune.backbones._reading import damaged
 from sensitune.backbones._types import BackboneSpec
 from sensitune.errors import ArgumentError, CheckpointError, ModelError
 
 _KEY = "sensitune_checkpoint"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images became tensors; what is None is the model's own.
+
+    Attributes:
+        image_size: Side of the square input in pixels.
+        mean: Per-channel mean of pixels in [0, 1].
+        std: Per-channel standard deviation, likewise.
+        interpolation: How images were resized, one of Pillow's filters by name.
+        resize: Side that they were resized to before they were cropped to `image_size`.
+        augment: Whether they were cropped and flipped at random.
+    """
+
+    image_size: PositiveInt | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[Positive, Positive, Positive] | None = None
+    interpolation: NonEmptyText | None = None
+    resize: PositiveInt | None = None
+    augment: bool = False
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """What a merged checkpoint says about itself.
+
+    Attributes:
+        spec: As given to `save_checkpoint`.
+        class_names: Likewise.
+        preprocessing: Likewise.
+        metadata: Likewise.
+        weights_hash: `weights_hash` of the model.
+        versions: Package -> its version when the file was written.
+    """
+
+    spec: BackboneSpec
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    metadata: Mapping[str, Any]
+    weights_hash: str
+    versions: Mapping[str, str]
 
 
 def save_checkpoint(
@@ -41,12 +84,12 @@ def save_checkpoint(
         path: Where to write; must end in ``.safetensors``. Nothing half-written is left there on an error.
         spec: What the model was built from.
         class_names: Name of every class id of the head; empty when unknown.
-        preprocessing: How images became tensors: ``image_size``, ``mean``, ``std``, ``interpolation`` and whatever else
-            `sensitune.data.ImageTransform` records. None leaves the model's own in force.
+        preprocessing: How images became tensors: ``image_size``, ``mean``, ``std``, ``interpolation``, ``resize`` and
+            ``augment``, any of them, as `sensitune.data.ImageTransform` has them; the model's own for the rest.
         metadata: Anything else worth keeping that goes to JSON.
 
     Raises:
-        ArgumentError: If the path has another suffix.
+        ArgumentError: If the path has another suffix, or a value of `preprocessing` makes no sense.
         ModelError: If the model still has tuner layers.
     """
     if Path(path).suffix != ".safetensors":
@@ -55,47 +98,27 @@ def save_checkpoint(
 
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError("The model still has tuner layers. Call `merge_and_unload()` and save what it returns.")
-    settings = {
-        "versions": {name: version(name) for name in ("sensitune", "timm", "torch")},
-        "spec": spec.to_dict(),
-        "class_names": list(class_names),
-        "preprocessing": dict(preprocessing or {}),
-        "metadata": dict(metadata or {}),
-        "weights_hash": weights_hash(model),
-    }
+    about = CheckpointMetadata(
+        spec=spec,
+        class_names=tuple(class_names),
+        preprocessing=read(Preprocessing, preprocessing or {}, where="preprocessing", error=ArgumentError),
+        metadata=dict(metadata or {}),
+        weights_hash=weights_hash(model),
+        versions={name: version(name) for name in ("sensitune", "timm", "torch")},
+    )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", _KEY: json.dumps(settings)})
+        save_file(tensors, temporary, metadata={"format": "pt", _KEY: json.dumps(to_plain(about))})
 
 
-def read_checkpoint_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+def saved_metadata(path: Path) -> CheckpointMetadata | None:
     """What `save_checkpoint` wrote beside the weights.
-
-    Args:
-        path: A merged checkpoint.
-
-    Returns:
-        The keys ``versions``, ``spec``, ``class_names``, ``preprocessing``, ``metadata`` and ``weights_hash``.
-
-    Raises:
-        CheckpointError: If the file is damaged or was not written by `save_checkpoint`.
-    """
-    settings = saved_settings(Path(path))
-    if settings is None:
-        raise CheckpointError(
-            f"{os.fspath(path)} was not written by Sensitune's `save_checkpoint`: it has no settings."
-        )
-    return settings
-
-
-def saved_settings(path: Path) -> dict[str, Any] | None:
-    """The settings of a Sensitune checkpoint.
 
     Args:
         path: Any checkpoint.
 
     Returns:
-        What `save_checkpoint` wrote beside the weights; None for a file of another origin.
+        It; None for a file of another origin.
 
     Raises:
         CheckpointError: If it is a safetensors file that is damaged.
@@ -105,17 +128,18 @@ def saved_settings(path: Path) -> dict[str, Any] | None:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY)
-    except (SafetensorError, OSError) as error:
+        values = None if text is None else parse_json(text)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(damaged(path, error)) from error
-    return None if text is None else json.loads(text)
+    return None if values is None else read(CheckpointMetadata, values, source=path, error=CheckpointError)
 
 
-def complete_spec(spec: BackboneSpec, settings: Mapping[str, Any], path: Path) -> BackboneSpec:
+def complete_spec(spec: BackboneSpec, about: CheckpointMetadata, path: Path) -> BackboneSpec:
     """Fill in the image size and the number of blocks that a Sensitune checkpoint carries.
 
     Args:
         spec: What was asked for; what it sets wins.
-        settings: From `saved_settings`.
+        about: From `saved_metadata`.
         path: The checkpoint, for an error.
 
     Returns:
@@ -124,8 +148,8 @@ def complete_spec(spec: BackboneSpec, settings: Mapping[str, Any], path: Path) -
     Raises:
         CheckpointError: If the checkpoint was saved from another architecture.
     """
-    saved = BackboneSpec.from_dict(settings["spec"])
+    saved = about.spec
     if saved.name.partition(".")[0] != spec.name.partition(".")[0]:
         raise CheckpointError(f"`checkpoint` {path} was saved from {saved.name}, not from {spec.name}.")
-    image_size = spec.image_size or settings["preprocessing"].get("image_size") or saved.image_size
+    image_size = spec.image_size or about.preprocessing.image_size or saved.image_size
     return replace(spec, image_size=image_size, num_blocks=spec.num_blocks or saved.num_blocks)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from sensitune.errors import ArgumentError, ConfigError, DataError
+from sensitune._schema import Positive, PositiveInt, Rule, check, read, to_plain
+from sensitune.errors import ArgumentError, DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _FILTERS = {each.name.lower(): each for each in Image.Resampling}
+Interpolation: TypeAlias = Annotated[str, Rule(f"one of {', '.join(_FILTERS)}", _FILTERS.__contains__)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +37,17 @@ class ImageTransform:
         augment: Crop at a random place instead of the centre, and flip left to right in one of two cases.
     """
 
-    image_size: int
+    image_size: PositiveInt
     mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    interpolation: str = "bicubic"
-    resize: int | None = None
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    interpolation: Interpolation = "bicubic"
+    resize: PositiveInt | None = None
     augment: bool = False
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise ArgumentError(f"`image_size` must be at least 1 pixel. Got {self.image_size}.")
+        check(self)
         if self.resize is not None and self.resize < self.image_size:
             raise ArgumentError(f"`resize` must be at least `image_size` ({self.image_size}). Got {self.resize}.")
-        if self.interpolation not in _FILTERS:
-            raise ArgumentError(f"`interpolation` must be one of {', '.join(_FILTERS)}. Got {self.interpolation!r}.")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ArgumentError(
-                f"`mean` and `std` must be 3 numbers each, `std` above 0. Got {self.mean} and {self.std}."
-            )
 
     def __call__(self, image: Image.Image, *, generator: torch.Generator | None = None) -> torch.Tensor:
         """Transform one image.
@@ -108,7 +103,7 @@ class ImageTransform:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` reads it back."""
-        return asdict(self)
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ImageTransform:
@@ -123,13 +118,7 @@ class ImageTransform:
         Raises:
             ConfigError: If a key is not one of the transform's, or the size is missing.
         """
-        known = [each.name for each in fields(cls)]
-        if unknown := sorted(set(data) - set(known)):
-            raise ConfigError(f"An image transform has no setting {unknown[0]!r}. It has: {', '.join(known)}.")
-        if "image_size" not in data:
-            raise ConfigError("An image transform needs the setting 'image_size', in pixels.")
-        values: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in data.items()}
-        return cls(**values)
+        return read(cls, data, where="transform")
 
     def _crop(self, pixels: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         spare = self.prepared_size - self.image_size

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from sensitune._schema import to_plain
 from sensitune.backbones import save_checkpoint
 from sensitune.errors import DataError
 from sensitune.runs._folder import RunFolder
@@ -134,7 +135,7 @@ def merge(
         output,
         spec=manifest.backbone,
         class_names=manifest.class_names,
-        preprocessing=manifest.transform.to_dict(),
+        preprocessing=to_plain(manifest.transform),
         metadata=asdict(manifest.origin),
     )
     return Path(output)
