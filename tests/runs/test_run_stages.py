@@ -319,7 +319,7 @@ def test_a_damaged_adapter_is_refused(finished: RunFolder, tmp_path: Path) -> No
     with pytest.raises(AdapterFileError, match="are damaged"):
         load_tuned(adapter)
     (adapter / "sensitune.json").write_text("{}")
-    with pytest.raises(AdapterFileError, match=r"sensitune\.json is damaged: 'backbone'"):
+    with pytest.raises(AdapterFileError, match=r"sensitune\.json: The setting `backbone` is missing"):
         load_tuned(adapter)
 
 

@@ -68,7 +68,7 @@ def test_the_choice_is_the_setting_with_the_best_validation_accuracy(
         reached = {}
         for rate in RATES:
             path = folder / "runs" / tested.task / slug(tested.method) / f"learning_rate={rate}" / "seed0"
-            reached[rate] = json.loads((path / "training.json").read_text())["validation_accuracy_last"]
+            reached[rate] = read_result(path).validation_accuracy_last
         assert tested.setting == {"recipe.learning_rate": max(reached, key=lambda rate: reached[rate])}
 
 

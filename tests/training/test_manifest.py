@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,4 +71,37 @@ def test_a_tuned_weight_file_has_to_be_given_again(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_manifest_is_no_adapter_folder(tmp_path: Path) -> None:
     with pytest.raises(AdapterFileError, match=r"it has no sensitune\.json\. Give the `adapter` folder of a run"):
+        AdapterManifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("weights_hash",), "abc", "`weights_hash` must be a SHA-256 hash, 64 hexadecimal digits. Got 'abc'."),
+        (("origin", "seed"), -1, "`origin.seed` must be a whole number of at least 0"),
+        (("backbone", "image_size"), "32", "`backbone.image_size` must be a whole number of at least 1 or null."),
+        (("transform", "image_sise"), 32, "`transform.image_sise` is not a setting."),
+        (("class_names",), "red", "`class_names` must be a list. Got 'red'."),
+        (("origin", "data"), {"source": "/home/someone"}, "must not hold a path of this machine"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, path: tuple[str, ...], value: object, message: str) -> None:
+    make_manifest().save(tmp_path)
+    values = json.loads((tmp_path / NAME).read_text())
+    inner = values
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (tmp_path / NAME).write_text(json.dumps(values))
+    with pytest.raises(AdapterFileError) as raised:
+        AdapterManifest.load(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path / NAME}: ")
+    assert message in str(raised.value)
+
+
+def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    make_manifest().save(tmp_path)
+    text = (tmp_path / NAME).read_text()
+    (tmp_path / NAME).write_text(text[: len(text) // 2])
+    with pytest.raises(AdapterFileError, match=r"sensitune\.json cannot be read: "):
         AdapterManifest.load(tmp_path)

@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
-    other = RECIPE.to_dict() | {"seed": 0, "num_train_images": 14, "learning_rate": 0.5}
+    other = {"recipe": RECIPE.to_dict() | {"learning_rate": 0.5}, "seed": 0, "num_train_images": 14}
     (tmp_path / "checkpoints" / "recipe.json").write_text(json.dumps(other))
     with pytest.raises(RunFolderError, match=r"holds a run with `learning_rate` 0\.5, not 0\.01\. Train with the same"):
         train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu")
@@ -234,6 +234,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
 
     model = make_model()
     with pytest.raises(NonFiniteError, match=r"must stay finite\. Got nan in step 6 of epoch 2\. Lower `learning"):
+        train(model, data, RECIPE, tmp_path, transform=transform, device="cpu", progress=poison)
+
+
+def test_weights_without_answers_stop_the_run_at_the_validation(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    def poison(progress: TrainingProgress) -> None:
+        if progress.step == 8:
+            with torch.no_grad():
+                model.base_model.model.head.modules_to_save["default"].bias.fill_(float("nan"))
+
+    model = make_model()
+    with pytest.raises(
+        NonFiniteError, match=r"validation loss must be finite\. Got nan after epoch 2\. Lower `learning"
+    ):
         train(model, data, RECIPE, tmp_path, transform=transform, device="cpu", progress=poison)
 
 

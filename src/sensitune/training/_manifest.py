@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from peft import PeftModel
 from safetensors import SafetensorError
 
-from sensitune._files import atomic_write
+from sensitune._schema import NonNegativeInt, Rule, Seed, load, to_plain, write_json
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone
 from sensitune.data import ImageData, ImageTransform
-from sensitune.errors import AdapterFileError, AllocationMismatchError, ArgumentError, ConfigError
+from sensitune.errors import AdapterFileError, AllocationMismatchError, ArgumentError
 
 _NAME = "sensitune.json"
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+WeightsHash: TypeAlias = Annotated[
+    str, Rule("a SHA-256 hash, 64 hexadecimal digits", lambda text: bool(_HASH.fullmatch(text)))
+]
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,9 @@ class AdapterOrigin:
     """
 
     method: str
-    seed: int
-    trainable_params: int
-    head_params: int
+    seed: Seed
+    trainable_params: NonNegativeInt
+    head_params: NonNegativeInt
     data: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -77,7 +82,7 @@ class AdapterManifest:
     """
 
     backbone: BackboneSpec
-    weights_hash: str
+    weights_hash: WeightsHash
     class_names: tuple[str, ...]
     transform: ImageTransform
     origin: AdapterOrigin
@@ -100,15 +105,8 @@ class AdapterManifest:
         Args:
             folder: The adapter folder.
         """
-        values = {
-            "backbone": self.backbone.to_dict(),
-            "weights_hash": self.weights_hash,
-            "class_names": list(self.class_names),
-            "transform": self.transform.for_evaluation().to_dict(),
-            "origin": asdict(self.origin),
-        }
-        with atomic_write(Path(folder) / _NAME) as temporary:
-            temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        saved = replace(self, transform=self.transform.for_evaluation())
+        write_json(Path(folder) / _NAME, to_plain(saved))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> AdapterManifest:
@@ -129,17 +127,7 @@ class AdapterManifest:
                 f"{os.fspath(folder)} is not an adapter folder of a Sensitune run: it has no {_NAME}. "
                 "Give the `adapter` folder of a run."
             )
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(
-                backbone=BackboneSpec.from_dict(values["backbone"]),
-                weights_hash=values["weights_hash"],
-                class_names=tuple(values["class_names"]),
-                transform=ImageTransform.from_dict(values["transform"]),
-                origin=AdapterOrigin(**values["origin"]),
-            )
-        except (json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
-            raise AdapterFileError(f"{path} is damaged: {error}. Train again, or restore the file.") from error
+        return load(cls, path, error=AdapterFileError)
 
 
 def load_tuned(

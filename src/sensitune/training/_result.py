@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from sensitune._files import atomic_write
+from sensitune._schema import (
+    NonNegative,
+    PositiveInt,
+    Seed,
+    UnitInterval,
+    parse_json,
+    read,
+    read_json,
+    to_plain,
+    write_json,
+)
+from sensitune.errors import RunFolderError
 
 
 @dataclass(frozen=True)
@@ -25,11 +37,11 @@ class EpochMetrics:
         validation_loss: Mean cross-entropy there.
     """
 
-    epoch: int
+    epoch: PositiveInt
     train_loss: float
-    learning_rate: float
-    seconds: float
-    validation_accuracy: float | None = None
+    learning_rate: NonNegative
+    seconds: NonNegative
+    validation_accuracy: UnitInterval | None = None
     validation_loss: float | None = None
 
 
@@ -53,17 +65,17 @@ class TrainingResult:
     """
 
     metrics: tuple[EpochMetrics, ...]
-    last_epoch: int
-    chosen_epoch: int | None
-    test_accuracy_last: float | None
-    test_accuracy_chosen: float | None
-    trained_params: int
-    num_train_images: int
-    seconds: float
-    seed: int
+    last_epoch: PositiveInt
+    chosen_epoch: PositiveInt | None
+    test_accuracy_last: UnitInterval | None
+    test_accuracy_chosen: UnitInterval | None
+    trained_params: PositiveInt
+    num_train_images: PositiveInt
+    seconds: NonNegative
+    seed: Seed
     device: str
-    precision: str
-    resumed_after: int | None = None
+    precision: Literal["float32", "bfloat16"]
+    resumed_after: PositiveInt | None = None
 
     @property
     def validation_accuracy_last(self) -> float | None:
@@ -79,16 +91,6 @@ class TrainingResult:
     def images_per_second(self) -> float:
         """Images trained on per second, over all epochs."""
         return self.num_train_images * len(self.metrics) / self.seconds
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the epochs' metrics, which have a file of their own, ready for JSON."""
-        values = asdict(self)
-        del values["metrics"]
-        return values | {
-            "validation_accuracy_last": self.validation_accuracy_last,
-            "validation_accuracy_chosen": self.validation_accuracy_chosen,
-            "images_per_second": self.images_per_second,
-        }
 
 
 @dataclass(frozen=True)
@@ -151,29 +153,64 @@ class TrainingFolder:
 def write_metrics(path: str | os.PathLike[str], metrics: Iterable[EpochMetrics]) -> None:
     """Write one JSON line an epoch, whole or not at all."""
     with atomic_write(path) as temporary:
-        temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in metrics), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(to_plain(row)) + "\n" for row in metrics), encoding="utf-8")
 
 
 def read_metrics(path: str | os.PathLike[str]) -> tuple[EpochMetrics, ...]:
-    """Read what `write_metrics` wrote; a file that is not there has no epochs."""
+    """Read the epochs of a run, finished or not.
+
+    Args:
+        path: Its ``metrics.jsonl``.
+
+    Returns:
+        The epochs; none if there is no such file.
+
+    Raises:
+        RunFolderError: If the file is damaged.
+    """
     if not Path(path).exists():
         return ()
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return tuple(EpochMetrics(**json.loads(line)) for line in lines)
+    try:
+        lines = [parse_json(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(f"{os.fspath(path)} cannot be read: {error}.") from error
+    rows = tuple(read(EpochMetrics, line, source=path, error=RunFolderError) for line in lines)
+    if [row.epoch for row in rows] != list(range(1, len(rows) + 1)):
+        raise RunFolderError(
+            f"{os.fspath(path)} must hold the epochs from 1 on, one a line. Restore it, or train again."
+        )
+    return rows
 
 
 def write_result(folder: TrainingFolder, result: TrainingResult) -> None:
-    """Write the result's numbers, whole or not at all."""
-    with atomic_write(folder.result) as temporary:
-        temporary.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    """Write the result's numbers, whole or not at all; the epochs' metrics have a file of their own."""
+    values = to_plain(result)
+    del values["metrics"]
+    write_json(folder.result, values)
 
 
 def read_result(root: str | os.PathLike[str]) -> TrainingResult | None:
-    """The result of a finished run in a folder; None if none has finished there."""
+    """The result of a finished run.
+
+    Args:
+        root: Its folder.
+
+    Returns:
+        The result; None if no run has finished there.
+
+    Raises:
+        RunFolderError: If a file of it is damaged.
+    """
     folder = TrainingFolder(Path(root))
     if not folder.result.exists():
         return None
-    values = json.loads(folder.result.read_text(encoding="utf-8"))
-    for derived in ("validation_accuracy_last", "validation_accuracy_chosen", "images_per_second"):
-        del values[derived]
-    return TrainingResult(metrics=read_metrics(folder.metrics), **values)
+    values, metrics = read_json(folder.result, error=RunFolderError), read_metrics(folder.metrics)
+    if isinstance(values, dict):
+        values["metrics"] = metrics
+    result = read(TrainingResult, values, source=folder.result, error=RunFolderError)
+    if len(metrics) != result.last_epoch or (result.chosen_epoch or 1) > len(metrics):
+        raise RunFolderError(
+            f"{folder.metrics} holds {len(metrics)} epochs, {folder.result.name} tells of {result.last_epoch}. Restore "
+            "them, or train again."
+        )
+    return result

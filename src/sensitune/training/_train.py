@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sensitune._files import atomic_write
 from sensitune.data import ImageData, ImageTransform, PreparedImages
-from sensitune.errors import ArgumentError, RunFolderError
+from sensitune.errors import ArgumentError
+from sensitune.training._checkpoints import TrainingSetting, last_checkpoint, metrics_so_far, open_checkpoints
 from sensitune.training._device import resolve_device, resolve_dtype
 from sensitune.training._evaluate import evaluate, evaluation_mode
 from sensitune.training._loss import logits_of
@@ -26,7 +25,6 @@ from sensitune.training._result import (
     TrainingFolder,
     TrainingProgress,
     TrainingResult,
-    read_metrics,
     write_result,
 )
 from sensitune.training._weights import load_weights, save_weights
@@ -92,8 +90,9 @@ def train(
     _check_model(model, images["train"], data)
     folder = TrainingFolder(Path(output_dir))
     run = _Run(model, recipe, images, folder, place, num_workers, seed, manifest)
-    resumed_after = _open_checkpoints(run, resume=resume)
-    metrics = list(read_metrics(run.folder.metrics)[: resumed_after or 0])
+    setting = TrainingSetting(recipe, seed, len(images["train"]))
+    resumed_after = open_checkpoints(folder, setting, resume=resume)
+    metrics = metrics_so_far(folder, resumed_after or 0)
     chosen_epoch = run.fit(metrics, progress)
     test_accuracy_last, test_accuracy_chosen = run.test(chosen_epoch)
     result = TrainingResult(
@@ -143,7 +142,7 @@ class _Run:
                 seed=self.seed,
                 callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
             )
-            trainer.train(resume_from_checkpoint=_last_checkpoint(self.folder))
+            trainer.train(resume_from_checkpoint=last_checkpoint(self.folder))
         save_weights(self.model, self.folder.adapter, manifest=self.manifest)
         return recorder.chosen_epoch
 
@@ -201,39 +200,3 @@ def _check_model(model: nn.Module, images: PreparedImages, data: ImageData) -> N
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _open_checkpoints(run: _Run, *, resume: bool) -> int | None:
-    """Make the checkpoints' folder and return the epoch that its last one ends, or None for a start from scratch."""
-    if not resume:
-        shutil.rmtree(run.folder.checkpoints, ignore_errors=True)
-    settings = run.recipe.to_dict() | {"seed": run.seed, "num_train_images": len(run.images["train"])}
-    record = run.folder.checkpoints / "recipe.json"
-    if record.exists():
-        _refuse_other_settings(json.loads(record.read_text(encoding="utf-8")), settings, run.folder.checkpoints)
-    else:
-        with atomic_write(record) as temporary:
-            temporary.write_text(json.dumps(settings), encoding="utf-8")
-    last = _last_checkpoint(run.folder)
-    return None if last is None else _epochs_done(last)
-
-
-def _refuse_other_settings(recorded: dict[str, Any], settings: dict[str, Any], checkpoints: Path) -> None:
-    different = [name for name in settings if recorded.get(name) != settings[name]]
-    if different:
-        name = different[0]
-        raise RunFolderError(
-            f"{checkpoints} holds a run with `{name}` {recorded.get(name)}, not {settings[name]}. "
-            "Train with the same recipe, to another folder, or with `resume=False`."
-        )
-
-
-def _last_checkpoint(folder: TrainingFolder) -> str | None:
-    """The newest complete checkpoint: the trainer writes its state last."""
-    complete = [path.parent for path in folder.checkpoints.glob("checkpoint-*/trainer_state.json")]
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
-
-
-def _epochs_done(checkpoint: str) -> int:
-    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
-    return round(float(state["epoch"]))

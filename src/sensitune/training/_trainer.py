@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from sensitune.training._loss import training_loss
 from sensitune.training._recipe import Recipe
 from sensitune.training._schedule import learning_rate_at
 from sensitune.training._weights import load_weights, save_weights
+
+_WAY_OUT = "Lower `learning_rate`, set `clip_grad_norm`, or use `precision='float32'`."
 
 
 class RecipeTrainer(Trainer):
@@ -72,16 +75,13 @@ class RecipeTrainer(Trainer):
         with autocast(self.args.device, resolve_dtype(self.recipe.precision, self.args.device)):
             loss, logits = training_loss(model, inputs["pixel_values"], inputs["labels"], self.recipe)
         if not torch.isfinite(loss):
-            raise NonFiniteError(self._describe_bad_loss(loss))
+            raise NonFiniteError(self._describe_bad_loss(loss.item()))
         return (loss, {"logits": logits}) if return_outputs else loss
 
-    def _describe_bad_loss(self, loss: Tensor) -> str:
+    def _describe_bad_loss(self, loss: float) -> str:
         step = self.state.global_step + 1
         epoch = self.state.global_step // self.steps_per_epoch + 1
-        return (
-            f"The loss must stay finite. Got {loss.item()} in step {step} of epoch {epoch}. "
-            "Lower `learning_rate`, set `clip_grad_norm`, or use `precision='float32'`."
-        )
+        return f"The loss must stay finite. Got {loss} in step {step} of epoch {epoch}. {_WAY_OUT}"
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over the recipe's groups."""
@@ -111,7 +111,19 @@ class RecipeTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Accuracy and loss by `sensitune.training.evaluate`, so that a number means the same wherever it is taken."""
+        """Accuracy and loss by `sensitune.training.evaluate`, so that a number means the same wherever it is taken.
+
+        Args:
+            eval_dataset: Prepared images; None is the validation split.
+            ignore_keys: Not used.
+            metric_key_prefix: What the names of the metrics start with.
+
+        Returns:
+            The metrics by name.
+
+        Raises:
+            NonFiniteError: If the loss is not finite: such weights give no answers.
+        """
         found = evaluate(
             self.tuned,
             self.eval_dataset if eval_dataset is None else eval_dataset,
@@ -120,6 +132,11 @@ class RecipeTrainer(Trainer):
             precision=self.recipe.precision,
             num_workers=self.args.dataloader_num_workers,
         )
+        if not math.isfinite(found.loss):
+            epoch = self.state.global_step // self.steps_per_epoch
+            raise NonFiniteError(
+                f"The validation loss must be finite. Got {found.loss} after epoch {epoch}. {_WAY_OUT}"
+            )
         metrics = {f"{metric_key_prefix}_accuracy": found.accuracy, f"{metric_key_prefix}_loss": found.loss}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
