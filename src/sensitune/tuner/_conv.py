@@ -10,8 +10,9 @@ from torch import nn
 
 from sensitune.errors import ArgumentError
 from sensitune.tuner._layer import SptLayer
-from sensitune.tuner._linear import drop_path, refuse_mixed_batch
+from sensitune.tuner._linear import refuse_mixed_batch
 from sensitune.tuner._plan import SitePlan
+from sensitune.tuner.kernels import drop_path
 
 _CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
@@ -58,7 +59,7 @@ class SptConv(SptLayer, nn.Module):
             read = F.dropout(y, options.dropout, self.training).to(down.dtype)
             hidden = F.gelu(self._pointwise(read, down, self.tuned("down_bias", adapter, slot), groups=1))
             out = self._pointwise(hidden, up, self.tuned("up_bias", adapter, slot), groups=1)
-        return drop_path(out, options.drop_path, self.training).to(y.dtype)
+        return drop_path(out, options.drop_path if self.training else 0.0).to(y.dtype)
 
     @property
     def _groups(self) -> int:

@@ -12,8 +12,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
 from sensitune.errors import MergeError
-from sensitune.tuner._pattern import SparsePattern
 from sensitune.tuner._plan import SitePlan
+from sensitune.tuner.kernels import SparsePattern
 
 ROLES = ("down", "up", "down_bias", "up_bias", "sparse", "whole")
 
