@@ -46,7 +46,7 @@ def row(values: Mapping[str, tuple[float, ...]] = VALUES, **others: object) -> T
 
 def markdown_cells(shown: TaskTable) -> list[list[str]]:
     lines = [line for line in shown.markdown().splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [[cell.strip().replace(r"\_", "_") for cell in line.strip("|").split("|")] for line in lines]
 
 
 def csv_rows(shown: TaskTable) -> list[dict[str, str]]:
@@ -201,8 +201,10 @@ def test_latex_is_balanced_and_its_special_characters_are_escaped() -> None:
     assert sorted(re.findall(r"\\begin\{(.*?)\}", text)) == sorted(re.findall(r"\\end\{(.*?)\}", text))
 
 
-def test_a_bar_in_a_label_does_not_break_markdown() -> None:
-    assert r"| a\|b | 71.0" in table(TableRow("a|b", VALUES)).markdown()
+def test_names_from_outside_are_no_markup_in_markdown() -> None:
+    shown = table(TableRow("a|b <i>", VALUES, note="*see* [x](y)\n# z")).markdown()
+    assert r"| a\|b \<i\> | 71.0" in shown
+    assert shown.endswith("a\\|b \\<i\\>: \\*see\\* \\[x\\](y) \\# z.\n")
 
 
 def test_the_terminal_shows_a_line_per_task() -> None:

@@ -128,7 +128,7 @@ def accuracies_of_the_runs(folder: Path) -> dict[str, list[float]]:
 
 def markdown_rows(folder: Path) -> list[dict[str, str]]:
     lines = [line for line in (folder / "table.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    headings, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    headings, _, *rows = [[cell.strip().replace(r"\_", "_") for cell in line.strip("|").split("|")] for line in lines]
     return [dict(zip(headings, row, strict=True)) for row in rows]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sensitune._files import atomic_write
+from sensitune._markdown import escape, table
 
 if TYPE_CHECKING:
     import rich.table
@@ -73,12 +74,12 @@ class Table(Generic[Row]):
 
     def to_markdown(self) -> str:
         """The table for a page, without its title; the caption stands below."""
-        rule = ["---:" if column.numeric else "---" for column in self.columns]
-        headings = [column.heading.replace("\n", " ") for column in self.columns]
-        body = [self._texts(row) for row in self.rows]
-        total = [[f"**{text}**" for text in self._texts(self.total)]] if self.total is not None else []
-        lines = [_markdown_line(cells) for cells in (headings, rule, *body, *total)]
-        return "\n".join([*lines, "", self.caption] if self.caption else lines)
+        headings = [escape(column.heading) for column in self.columns]
+        body = [[escape(text) for text in self._texts(row)] for row in self.rows]
+        total = [[f"**{escape(text)}**" for text in self._texts(self.total)]] if self.total is not None else []
+        numeric = [heading for heading, column in zip(headings, self.columns, strict=True) if column.numeric]
+        drawn = table(headings, [*body, *total], numeric=numeric)
+        return f"{drawn}\n\n{self.caption}" if self.caption else drawn
 
     def __rich__(self) -> rich.table.Table:
         """The table for a terminal."""
@@ -123,7 +124,3 @@ def show_seconds(value: float) -> str:
 
 def _plain(value: object) -> object:
     return " ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def _markdown_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

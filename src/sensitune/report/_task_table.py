@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from sensitune._markdown import escape, table
 from sensitune.errors import ArgumentError
-from sensitune.report._table import _markdown_line
+from sensitune.report._latex import escape_latex, latex_score
 
 if TYPE_CHECKING:
     import rich.console
@@ -123,6 +124,10 @@ class TaskTable:
     @property
     def caption(self) -> str:
         """What a reader must know to read the numbers right, in sentences."""
+        return self._describe(str)
+
+    def _describe(self, named: Callable[[str], str]) -> str:
+        """The caption; `named` writes what was named from outside."""
         parts = [f"Test accuracy in per cent{self._describe_seeds()}."]
         if len(self.groups) > 1:
             parts.append("The mean is that of the group means.")
@@ -131,8 +136,8 @@ class TaskTable:
         for row in self.rows:
             finished = f"{len(row.values)} of {len(self.tasks)} tasks finished"
             unfinished = not row.published and len(row.values) < len(self.tasks)
-            if said := "; ".join(filter(None, [row.note, finished if unfinished else ""])):
-                parts.append(f"{row.label}: {said}.")
+            if said := "; ".join(filter(None, [named(row.note), finished if unfinished else ""])):
+                parts.append(f"{named(row.label)}: {said}.")
         return " ".join(parts)
 
     def scores(self, row: TableRow) -> list[Score | None]:
@@ -155,11 +160,10 @@ class TaskTable:
 
     def markdown(self) -> str:
         """The table as a page in Markdown: title, table, caption."""
-        headings = ["method", *(["trainable"] if self._has_params else []), *self._headings]
-        body = [[row.label, *self._params(row), *self._texts(row)] for row in self.rows]
-        rule = ["---", *["---:"] * (len(headings) - 1)]
-        table = "\n".join(map(_markdown_line, (headings, rule, *body)))
-        return f"# {self.title}\n\n{table}\n\n{self.caption}\n"
+        numbers = [*(["trainable"] if self._has_params else []), *map(escape, self._headings)]
+        body = [[escape(row.label), *self._params(row), *self._texts(row)] for row in self.rows]
+        drawn = table(["method", *numbers], body, numeric=numbers)
+        return f"# {escape(self.title)}\n\n{drawn}\n\n{self._describe(escape)}\n"
 
     def csv(self) -> str:
         """The table for a machine: accuracies in [0, 1] to 12 digits, standard deviations in columns of their own.
@@ -181,7 +185,7 @@ class TaskTable:
     def latex(self) -> str:
         """The table for a paper: a ``table*`` that needs the packages booktabs and graphicx."""
         cells = [
-            [_escape(row.label), *map(_escape, self._params(row)), *map(_latex_cell, self.scores(row))]
+            [escape_latex(row.label), *map(escape_latex, self._params(row)), *map(latex_score, self._texts(row))]
             for row in self.rows
         ]
         tabular = [
@@ -195,7 +199,7 @@ class TaskTable:
         ]
         if len(self._headings) > _WIDEST:
             tabular = [r"\resizebox{\textwidth}{!}{%", *tabular, "}"]
-        caption = _escape(f"{self.title}. {self.caption}")
+        caption = escape_latex(f"{self.title}. {self.caption}")
         return "\n".join(
             [
                 r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
@@ -286,7 +290,7 @@ class TaskTable:
     def _latex_headings(self, before: int) -> list[str]:
         """The names of all columns, upright; where there are several groups, their names above."""
         first = ["method", *(["trainable"] if self._has_params else [])]
-        names = [rf"\rotatebox{{90}}{{{_escape(heading)}}}" for heading in self._headings]
+        names = [rf"\rotatebox{{90}}{{{escape_latex(heading)}}}" for heading in self._headings]
         lines = [rf"{' & '.join([*first, *names])} \\"]
         if not self._shown_groups:
             return lines
@@ -295,7 +299,7 @@ class TaskTable:
             *((group, len(tasks)) for group, tasks in self.groups.items()),
             ("means", self._num_means),
         ]:
-            spans.append(rf"\multicolumn{{{width}}}{{c}}{{{_escape(group)}}}")
+            spans.append(rf"\multicolumn{{{width}}}{{c}}{{{escape_latex(group)}}}")
             rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
             start += width
         return [rf"{' & '.join(spans)} \\", " ".join(rules), *lines]
@@ -312,30 +316,3 @@ def _digits(score: Score | None) -> tuple[str, str]:
     if score is None:
         return "", ""
     return f"{score.mean:.12g}", "" if score.std is None else f"{score.std:.12g}"
-
-
-def _latex_cell(score: Score | None) -> str:
-    """The deviation small, as two dozen columns must fit on a page."""
-    shown, _, deviation = ("–" if score is None else score.show()).partition(" ± ")
-    return _escape(shown) + (rf"{{\scriptsize$\,\pm\,${deviation}}}" if deviation else "")
-
-
-_LATEX = str.maketrans(
-    {
-        **{sign: "\\" + sign for sign in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "–": "--",
-    }
-)
-
-
-def _escape(text: str) -> str:
-    """Plain text -> LaTeX."""
-    return text.translate(_LATEX)
