@@ -131,6 +131,12 @@ def test_a_table_without_the_columns_or_rows_is_refused(rows: list[tuple[str, st
     with pytest.raises(DataError, match="Row 1 of .* must be an object with the keys path and label. Got 1"):
         load_table(tmp_path / "t.json")
     (tmp_path / "t.json").write_text("[{")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"deep\.json is not JSON \(maximum recursion depth"):
+        load_table(tmp_path / "deep.json")
+    (tmp_path / "long.csv").write_text(f"path,label\n{'x' * 200_000},a\n")
+    with pytest.raises(DataError, match=r"long\.csv is not CSV \(field larger than field limit"):
+        load_table(tmp_path / "long.csv")
     with pytest.raises(DataError, match="t.json is not JSON"):
         load_table(tmp_path / "t.json")
     with pytest.raises(DataError, match=r"The list nowhere.csv does not exist"):

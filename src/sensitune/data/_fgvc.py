@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from sensitune._schema import shorten
 from sensitune.data._build import LabelledFile, build_dataset
 from sensitune.data._lists import check_exist, path_inside, read_text
 from sensitune.data._transform import ImageTransform
@@ -130,7 +131,7 @@ def _folder(spec: FgvcDataset, root: Path) -> Path:
 def _read_split(path: Path) -> dict[str, int]:
     try:
         content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"The split {path} is not JSON ({error}).") from error
     if not isinstance(content, dict) or not content:
         raise DataError(f'The split {path} must map image paths to class ids: {{"a/b.jpg": 3, ...}}.')
@@ -140,7 +141,7 @@ def _read_split(path: Path) -> dict[str, int]:
 def _class_id(label: Any, name: str, path: Path) -> int:
     """Some published files write the ids as text."""
     if isinstance(label, bool) or not isinstance(label, int | str) or not str(label).isdecimal():
-        raise DataError(f"The split {path} gives {name!r} the class id {label!r}. It must be a whole number.")
+        raise DataError(f"The split {path} gives {name!r} the class id {shorten(label)}. It must be a whole number.")
     return int(label)
 
 

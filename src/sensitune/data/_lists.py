@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sensitune._schema import shorten
 from sensitune.data._build import LabelledFile
 from sensitune.errors import DataError
 
@@ -50,7 +51,7 @@ def read_list(path: Path, *, images: Path, num_classes: int) -> list[LabelledFil
         where = f"Line {number} of {path}"
         name, separator, label = line.strip().rpartition(" ")
         if not separator or not label.isascii() or not label.removeprefix("-").isdigit():
-            raise DataError(f"{where} must be an image path, a space and a class id. Got {line.strip()!r}.")
+            raise DataError(f"{where} must be an image path, a space and a class id. Got {shorten(line.strip())}.")
         if not 0 <= int(label) < num_classes:
             raise DataError(f"{where} has the label {label}. Class ids go from 0 to {num_classes - 1}.")
         files.append(LabelledFile(path_inside(images, name.strip(), where=where), int(label)))
@@ -75,7 +76,9 @@ def path_inside(folder: Path, relative: str, *, where: str) -> Path:
     parts = relative.replace("\\", "/").split("/")
     drive = parts[0][1:2] == ":"
     if not parts[0] or drive or ".." in parts:
-        raise DataError(f"{where} names {relative!r}, which leaves the folder {folder}. Paths must stay inside it.")
+        raise DataError(
+            f"{where} names {shorten(relative)}, which leaves the folder {folder}. Paths must stay inside it."
+        )
     return folder.joinpath(*parts)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sensitune._schema import shorten
 from sensitune.data._build import LabelledFile, build_dataset
 from sensitune.data._divide import WHOLE, check_fractions, divide
 from sensitune.data._lists import check_exist, path_inside, read_text
@@ -97,13 +98,15 @@ def _read_rows(table: Path) -> list[_Row]:
     text = read_text(table)
     try:
         if table.suffix == ".csv":
-            records: Iterable[Any] = csv.DictReader(text.splitlines())
+            records: Iterable[Any] = list(csv.DictReader(text.splitlines()))
         elif table.suffix == ".jsonl":
             records = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             records = _records(json.loads(text))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"The table {table} is not JSON ({error}).") from error
+    except csv.Error as error:
+        raise DataError(f"The table {table} is not CSV ({error}).") from error
     rows = [_row(record, number, table) for number, record in enumerate(records, start=1)]
     if not rows:
         raise DataError(f"The table {table} has no rows. It needs the columns {' and '.join(_COLUMNS)}.")
@@ -119,7 +122,9 @@ def _records(content: Any) -> Sequence[Any]:
 
 def _row(record: Any, number: int, table: Path) -> _Row:
     if not isinstance(record, Mapping):
-        raise DataError(f"Row {number} of {table} must be an object with the keys path and label. Got {record!r}.")
+        raise DataError(
+            f"Row {number} of {table} must be an object with the keys path and label. Got {shorten(record)}."
+        )
     for column in _COLUMNS:
         if record.get(column) in (None, ""):
             given = ", ".join(str(key) for key in record if key) or "none"
@@ -132,7 +137,7 @@ def _split_name(written: str, number: int, table: Path) -> str:
         return WHOLE
     if written not in SPLIT_NAMES:
         raise DataError(
-            f"Row {number} of {table} has the split {written!r}. It must be one of {', '.join(SPLIT_NAMES)}."
+            f"Row {number} of {table} has the split {shorten(written)}. It must be one of {', '.join(SPLIT_NAMES)}."
         )
     return SPLIT_NAMES[written]
 
