@@ -10,6 +10,7 @@ import timm
 import torch
 from timm.layers.drop import DropPath
 
+from sensitune._schema import read, to_plain
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone, weights_hash
 from sensitune.errors import ArgumentError, CheckpointError, ConfigError, ModelError
 
@@ -22,12 +23,12 @@ def random_backbone(num_classes: int = 5, **settings: object) -> Backbone:
 
 def test_a_spec_survives_its_trip_through_a_dictionary() -> None:
     spec = BackboneSpec("test_vit", checkpoint="a.pth", image_size=96, num_blocks=2)
-    assert BackboneSpec.from_dict(spec.to_dict()) == spec
+    assert read(BackboneSpec, to_plain(spec)) == spec
 
 
 def test_an_unknown_setting_of_a_spec_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"`backbone\.img_size` is not a setting\. .* is `backbone\.image_size`"):
-        BackboneSpec.from_dict({"name": "test_vit", "img_size": 96})
+        read(BackboneSpec, {"name": "test_vit", "img_size": 96}, where="backbone")
 
 
 @pytest.mark.parametrize("field", ["image_size", "num_blocks"])

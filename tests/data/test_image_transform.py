@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from sensitune._schema import read, to_plain
 from sensitune.data import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
 from sensitune.errors import ArgumentError, ConfigError, DataError
 
@@ -104,18 +105,18 @@ def test_the_generator_decides_the_augmentation() -> None:
 
 def test_it_survives_json_and_pickle() -> None:
     transform = ImageTransform(98, mean=(0.5, 0.5, 0.5), resize=128, augment=True)
-    assert ImageTransform.from_dict(json.loads(json.dumps(transform.to_dict()))) == transform
+    assert read(ImageTransform, json.loads(json.dumps(to_plain(transform)))) == transform
     assert pickle.loads(pickle.dumps(transform)) == transform
 
 
 def test_an_unknown_setting_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"`transform\.crop` is not a setting\. The closest one is `transform\."):
-        ImageTransform.from_dict({"image_size": 98, "crop": 1})
+        read(ImageTransform, {"image_size": 98, "crop": 1}, where="transform")
 
 
 def test_a_description_without_a_size_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"The setting `transform\.image_size` is missing"):
-        ImageTransform.from_dict({"augment": True})
+        read(ImageTransform, {"augment": True}, where="transform")
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
-from sensitune._schema import NonEmptyText, PositiveInt, check, read, to_plain
+from sensitune._schema import NonEmptyText, PositiveInt, check
 from sensitune.errors import ArgumentError
 
 
@@ -36,25 +34,6 @@ class BackboneSpec:
             raise ArgumentError(
                 f"`pretrained=False` asks for random weights, `checkpoint` for those of {self.checkpoint!r}. Give one."
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; `from_dict` reads it back."""
-        return to_plain(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> BackboneSpec:
-        """Rebuild a spec from `to_dict`.
-
-        Args:
-            data: The description; what it leaves out takes its default.
-
-        Returns:
-            The spec.
-
-        Raises:
-            ConfigError: If a key is not one of the spec's, or a value does not fit it.
-        """
-        return read(cls, data, where="backbone")
 
 
 @dataclass(frozen=True, slots=True)

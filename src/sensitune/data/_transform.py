@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from sensitune._schema import Positive, PositiveInt, Rule, check, read, to_plain
+from sensitune._schema import Positive, PositiveInt, Rule, check
 from sensitune.errors import ArgumentError, DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -100,25 +99,6 @@ class ImageTransform:
     def for_evaluation(self) -> ImageTransform:
         """The same transform without augmentation."""
         return replace(self, augment=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; `from_dict` reads it back."""
-        return to_plain(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ImageTransform:
-        """Rebuild a transform from `to_dict`, from JSON too.
-
-        Args:
-            data: The description; what it leaves out takes its default.
-
-        Returns:
-            The transform.
-
-        Raises:
-            ConfigError: If a key is not one of the transform's, or the size is missing.
-        """
-        return read(cls, data, where="transform")
 
     def _crop(self, pixels: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         spare = self.prepared_size - self.image_size
