@@ -90,9 +90,6 @@ FOR_USERS = {
 }
 # Their exports are still being cut.
 UNSETTLED = {
-    "sensitune._schema",
-    "sensitune.backbones",
-    "sensitune.data",
     "sensitune.runs",
     "sensitune.sites",
     "sensitune.sweeps",

@@ -11,7 +11,8 @@ import torch
 from timm.layers.drop import DropPath
 
 from sensitune._schema import read, to_plain
-from sensitune.backbones import Backbone, BackboneSpec, load_backbone, weights_hash
+from sensitune.backbones import Backbone, BackboneSpec, load_backbone
+from sensitune.backbones._hash import weights_hash
 from sensitune.errors import ArgumentError, CheckpointError, ConfigError, ModelError
 
 RANDOM = BackboneSpec("test_vit", pretrained=False)

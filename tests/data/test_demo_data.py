@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from datasets import Image as ImageFeature
 
-from sensitune.data import DEMO_CLASSES, DataSettings, ImageData, load_data, load_demo_data
+from sensitune.data import DataSettings, ImageData, load_data
+from sensitune.data._demo import DEMO_CLASSES, load_demo_data
 from sensitune.errors import ArgumentError, DataError
 
 

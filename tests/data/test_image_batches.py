@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from sensitune.data import ImageData, ImageTransform, PreparedImages, batches, load_image_folder
+from sensitune.data import ImageData, ImageTransform, PreparedImages, batches
+from sensitune.data._folder import load_image_folder
 from sensitune.errors import ArgumentError, DataError
 
 SMALL = ImageTransform(8)

@@ -12,7 +12,8 @@ from datasets import ClassLabel
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from sensitune.data import DataSettings, ImageData, ImageTransform, PreparedImages, load_data, load_image_folder
+from sensitune.data import DataSettings, ImageData, ImageTransform, PreparedImages, load_data
+from sensitune.data._folder import load_image_folder
 from sensitune.errors import ArgumentError, DataError
 
 Write = Callable[..., list[Path]]

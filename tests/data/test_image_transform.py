@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from sensitune._schema import read, to_plain
-from sensitune.data import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
+from sensitune.data import ImageTransform
+from sensitune.data._transform import IMAGENET_MEAN, IMAGENET_STD
 from sensitune.errors import ArgumentError, ConfigError, DataError
 
 PLAIN = ImageTransform(4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -16,17 +16,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from sensitune.data import (
-    DataSettings,
-    ImageData,
-    ImageTransform,
-    PreparedImages,
-    few_shot,
-    from_datasets,
-    join_validation,
-    load_data,
-    load_table,
-)
+from sensitune.data import DataSettings, ImageData, ImageTransform, PreparedImages, load_data
+from sensitune.data._datasets import from_datasets
+from sensitune.data._subset import few_shot, join_validation
+from sensitune.data._table import load_table
 from sensitune.errors import ArgumentError, DataError
 
 Write = Callable[..., list[Path]]

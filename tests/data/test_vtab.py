@@ -17,7 +17,6 @@ from sensitune.data import (
     PreparedImages,
     load_data,
     load_vtab1k,
-    vtab_group_means,
 )
 from sensitune.errors import ArgumentError, DataError
 
@@ -178,22 +177,3 @@ def test_a_list_that_is_no_text_is_refused(write_task: WriteTask) -> None:
 def test_an_unknown_task_is_refused_with_those_there_are() -> None:
     with pytest.raises(ArgumentError, match="VTAB-1k has no task 'cifar100'. It has: cifar, caltech101, dtd"):
         load_data("vtab1k/cifar100")
-
-
-def test_the_headline_is_the_mean_of_the_three_group_means() -> None:
-    accuracies = {
-        name: {"natural": 80.0, "specialized": 85.0, "structured": 60.0}[task.group]
-        for name, task in VTAB_TASKS.items()
-    }
-    accuracies["cifar"] = 87.0
-    means = vtab_group_means(accuracies)
-    assert means == pytest.approx({"natural": 81.0, "specialized": 85.0, "structured": 60.0, "mean": 226 / 3})
-
-
-def test_group_means_need_every_task_and_no_other() -> None:
-    accuracies = dict.fromkeys(VTAB_TASKS, 1.0)
-    del accuracies["dtd"]
-    with pytest.raises(ArgumentError, match="need all 19 tasks of VTAB-1k. Missing: dtd"):
-        vtab_group_means(accuracies)
-    with pytest.raises(ArgumentError, match="has no task 'mnist'"):
-        vtab_group_means(accuracies | {"mnist": 1.0})

@@ -22,7 +22,7 @@ Example:
 """
 
 from sensitune._schema._documents import dump_yaml, parse_json, read_json, read_yaml, write_json
-from sensitune._schema._mistakes import describe, shorten
+from sensitune._schema._mistakes import shorten
 from sensitune._schema._read import check, load, read, to_plain
 from sensitune._schema._types import (
     AtLeastOne,
@@ -49,7 +49,6 @@ __all__ = [
     "Share",
     "UnitInterval",
     "check",
-    "describe",
     "dump_yaml",
     "load",
     "parse_json",

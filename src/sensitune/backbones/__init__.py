@@ -20,7 +20,6 @@ Example:
 """
 
 from sensitune.backbones._focus import FOCUS_NAME
-from sensitune.backbones._hash import weights_hash
 from sensitune.backbones._load import load_backbone
 from sensitune.backbones._published import PUBLISHED_BACKBONES, PublishedBackbone
 from sensitune.backbones._rebuild import rebuild_backbone
@@ -36,5 +35,4 @@ __all__ = [
     "load_backbone",
     "rebuild_backbone",
     "save_checkpoint",
-    "weights_hash",
 ]

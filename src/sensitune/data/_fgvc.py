@@ -13,7 +13,6 @@ from typing import Any, Final
 from sensitune._schema import shorten
 from sensitune.data._build import LabelledFile, build_dataset
 from sensitune.data._lists import check_exist, path_inside, read_text
-from sensitune.data._transform import ImageTransform
 from sensitune.data._types import ImageData
 from sensitune.errors import ArgumentError, DataError
 
@@ -47,19 +46,6 @@ _TABLE: Final = (
 )
 FGVC_DATASETS: Final[Mapping[str, FgvcDataset]] = MappingProxyType({each.name: each for each in _TABLE})
 """The five data sets by name, in the order of the field's tables."""
-
-
-def fgvc_transform(image_size: int = 224, **settings: Any) -> ImageTransform:
-    """The FGVC recipe's training transform: resize, crop at random, flip; `for_evaluation` crops the centre.
-
-    Args:
-        image_size: Side of the crop in pixels; the image is resized to 256/224 of it.
-        **settings: Others of `ImageTransform`.
-
-    Returns:
-        The transform.
-    """
-    return ImageTransform(image_size, resize=round(image_size * 256 / 224), augment=True, **settings)
 
 
 def load_fgvc(name: str, *, root: str | os.PathLike[str] | None = None, train_on_validation: bool = False) -> ImageData:

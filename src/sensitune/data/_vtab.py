@@ -79,29 +79,6 @@ def vtab_task(name: str) -> VtabTask:
     return VTAB_TASKS[name]
 
 
-def vtab_group_means(accuracies: Mapping[str, float]) -> dict[str, float]:
-    """The field's headline numbers: the mean of each group, and the mean of the three.
-
-    Args:
-        accuracies: Task name -> accuracy, in any unit, of all 19 tasks.
-
-    Returns:
-        ``natural``, ``specialized``, ``structured`` and ``mean``.
-
-    Raises:
-        ArgumentError: If a task is missing or unknown.
-    """
-    for name in accuracies:
-        vtab_task(name)
-    if missing := [name for name in VTAB_TASKS if name not in accuracies]:
-        raise ArgumentError(f"The group means need all 19 tasks of VTAB-1k. Missing: {', '.join(missing)}.")
-    groups: dict[str, list[float]] = {}
-    for task in VTAB_TASKS.values():
-        groups.setdefault(task.group, []).append(accuracies[task.name])
-    means = {name: sum(values) / len(values) for name, values in groups.items()}
-    return means | {"mean": sum(means.values()) / len(means)}
-
-
 def load_vtab1k(
     task: str, *, root: str | os.PathLike[str] | None = None, train_on_validation: bool = False
 ) -> ImageData:
