@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,7 @@ from sensitune.runs import (
 )
 from sensitune.sensitivity import Sensitivity
 from sensitune.training import AdapterManifest, load_tuned, predict_probabilities, read_result
+from sensitune_command import main
 
 
 def copied(finished: RunFolder, path: Path) -> RunFolder:
@@ -295,6 +298,27 @@ def test_an_adapter_folder_says_nothing_about_its_makers_machine(
     ):
         predict(alone, [picture], device="cpu")
     torch.testing.assert_close(predict(alone, [picture], checkpoint=base, device="cpu").probabilities, expected)
+
+
+def test_what_the_model_card_says_to_do_works(
+    finished: RunFolder,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (finished.training.adapter / "README.md").read_text()
+    shutil.copytree(finished.training.adapter, tmp_path / "path" / "to" / "this" / "folder")
+    picture = next(images.rglob("*.png"))
+    shutil.copy(picture, tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    expected, _ = predict(finished.training.adapter, [picture], device="cpu").best(0)
+    python, *_ = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(python, {})
+    assert capsys.readouterr().out == f"{expected}\n"
+    (command,) = re.findall(r"```sh\nsensitune (.*?)\n```", page)
+    assert main(shlex.split(command)) == 0
+    assert f"picture.png,{expected}," in capsys.readouterr().out
 
 
 def test_another_base_is_refused(finished: RunFolder, tmp_path: Path) -> None:

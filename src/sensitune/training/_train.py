@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 from sensitune.data import ImageData, ImageTransform, PreparedImages
@@ -27,6 +28,7 @@ from sensitune.training._result import (
     TrainingResult,
     write_result,
 )
+from sensitune.training._run_card import TrainedAdapter
 from sensitune.training._weights import load_weights, save_weights
 
 
@@ -48,9 +50,9 @@ def train(
     """Train what requires a gradient, keep its weights, and say how good they are.
 
     The validation split is evaluated after every epoch, or, where ``recipe.validate`` says so, after the last one
-    alone, which is then the chosen one; the test split twice and only at the end: with the last
-    epoch's weights and with those of the epoch that was best on the validation split. Writes to `output_dir`:
-    ``adapter/`` (last epoch), ``adapter_chosen/`` (chosen epoch), ``metrics.jsonl`` and ``training.json``; and, until
+    alone, which is then the chosen one; the test split twice and only at the end: with the last epoch's weights and
+    with those of the epoch that was best on the validation split. Writes to `output_dir`: ``adapter/`` (last epoch)
+    and ``adapter_chosen/`` (chosen epoch), each with a model card, ``metrics.jsonl`` and ``training.json``; and, until
     it is finished, ``checkpoints/``. Python's, NumPy's and torch's random states are seeded.
 
     Args:
@@ -105,8 +107,9 @@ def train(
         resumed_after=resumed_after,
         **run.facts(),
     )
-    write_result(run.folder, result)
-    shutil.rmtree(run.folder.checkpoints)
+    run.describe(result)
+    write_result(folder, result)
+    shutil.rmtree(folder.checkpoints)
     return result
 
 
@@ -163,6 +166,14 @@ class _Run:
         settings: dict[str, Any] = {"precision": self.recipe.precision, "batch_size": self.recipe.batch_size}
         settings |= {"device": self.device, "num_workers": self.num_workers}
         return evaluate(self.model, self.images["test"], **settings).accuracy
+
+    def describe(self, result: TrainingResult) -> None:
+        """Write the model cards, now that the numbers are known."""
+        if isinstance(self.model, PeftModel):
+            trained = TrainedAdapter(self.model.active_peft_config, self.recipe, result, self.manifest)
+            trained.card("last").write(self.folder.adapter)
+            if result.chosen_epoch is not None:
+                trained.card("chosen").write(self.folder.chosen_adapter)
 
     def facts(self) -> dict[str, Any]:
         """What the result records of the run's setting."""

@@ -1,0 +1,183 @@
+"""The model card of an adapter that a run trained: base, data, where the parameters went, accuracy, how to predict."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from peft import PeftConfig
+
+from sensitune._markdown import code, escape, table
+from sensitune.backbones import FOCUS_NAME, PUBLISHED_BACKBONES, BackboneSpec
+from sensitune.training._manifest import AdapterManifest
+from sensitune.training._recipe import Recipe
+from sensitune.training._result import TrainingResult
+from sensitune.tuner import ModelCard, adapter_card
+
+_SHOWN_CLASSES = 50
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """What is known of an adapter at the end of its training.
+
+    Attributes:
+        config: The adapter's PEFT configuration.
+        recipe: How it was trained.
+        result: What came of it.
+        manifest: What it belongs to; None if nobody said.
+    """
+
+    config: PeftConfig
+    recipe: Recipe
+    result: TrainingResult
+    manifest: AdapterManifest | None = None
+
+    def card(self, weights: Literal["last", "chosen"]) -> ModelCard:
+        """The model card: what the configuration knows, and the run around it.
+
+        Args:
+            weights: Whether the folder holds the last epoch's weights or the chosen one's.
+
+        Returns:
+            The card.
+        """
+        plain = adapter_card(self.config)
+        (placement, where), (use, loading) = plain.sections.items()
+        accuracy = {"Accuracy": self._accuracy(weights)}
+        manifest = self.manifest
+        if manifest is None:
+            return replace(plain, sections={placement: where, **accuracy, use: loading})
+        origin = manifest.origin
+        with_head = origin.trainable_params + origin.head_params
+        return replace(
+            plain,
+            title=f"{escape(origin.method)} on {escape(_data_name(origin.data))}",
+            summary=f"{plain.summary} {origin.trainable_params:,} parameters were trained, {with_head:,} with the new "
+            f"head of {len(manifest.class_names)} classes.",
+            sections={
+                "Base model": _base(manifest),
+                "Data": _data(manifest),
+                placement: where,
+                **accuracy,
+                use: _predicting(manifest) + _loading(loading, manifest),
+            },
+            metadata={"pipeline_tag": "image-classification", **_base_model(manifest.backbone)},
+            packages=(*plain.packages, "timm", "transformers"),
+        )
+
+    def _accuracy(self, weights: Literal["last", "chosen"]) -> str:
+        result = self.result
+        rows = [("last", result.last_epoch, result.validation_accuracy_last, result.test_accuracy_last)]
+        if result.chosen_epoch is not None and self.recipe.validate == "epochs":
+            chosen = result.chosen_epoch, result.validation_accuracy_chosen, result.test_accuracy_chosen
+            rows.append(("chosen", *chosen))
+        names = {"last": "last epoch", "chosen": "the epoch that the validation split chose"}
+        headings = ["weights", "epoch", "validation", "test"]
+        cells = [
+            [
+                names[name] + (" (these)" if name == weights or len(rows) == 1 else ""),
+                str(epoch),
+                _percent(validation),
+                _percent(test),
+            ]
+            for name, epoch, validation, test in rows
+        ]
+        return "\n\n".join([table(headings, cells, numeric=headings[1:]), self._circumstances()])
+
+    def _circumstances(self) -> str:
+        recipe, result = self.recipe, self.result
+        in_place = "" if recipe.in_place_rate == 1 else f" (tuned in place: {recipe.in_place_rate:g} times that)"
+        return (
+            f"One run, seed {result.seed}: {recipe.epochs} epochs over {result.num_train_images:,} images in batches "
+            f"of {recipe.batch_size}, AdamW at {recipe.learning_rate:g}{in_place}, weight decay "
+            f"{recipe.weight_decay:g}, dropout {recipe.dropout:g}, drop-path {recipe.drop_path:g}, {result.precision} "
+            f"on {result.device}. Nothing was chosen on the test split, which is read once the training is over. "
+            "Another seed can differ by a point or more."
+        )
+
+
+def _base(manifest: AdapterManifest) -> str:
+    spec = manifest.backbone
+    published = PUBLISHED_BACKBONES.get(spec.name)
+    lines = [f"Name: {code(spec.name)}", f"Weights: {_weights(manifest)}, SHA-256 {code(manifest.weights_hash)}"]
+    if published:
+        lines += [
+            f"Pretraining: {escape(published.pretraining)}",
+            f"Licence of the weights: {escape(published.licence)}",
+        ]
+    lines.append(f"Input: {manifest.transform.image_size} × {manifest.transform.image_size} pixels")
+    if spec.num_blocks is not None:
+        lines.append(f"Of its blocks the first {spec.num_blocks}")
+    return _listed(lines)
+
+
+def _weights(manifest: AdapterManifest) -> str:
+    spec = manifest.backbone
+    if spec.checkpoint is not None:
+        return f"the file {code(spec.checkpoint)}"
+    return "those of the name" if spec.pretrained else f"random, drawn with seed {manifest.origin.seed}"
+
+
+def _data(manifest: AdapterManifest) -> str:
+    data, names = manifest.origin.data, manifest.class_names
+    shown = ", ".join(map(escape, names[:_SHOWN_CLASSES]))
+    more = f", and {len(names) - _SHOWN_CLASSES} more" if len(names) > _SHOWN_CLASSES else ""
+    lines = [f"Name: {escape(_data_name(data))}", f"Classes: {len(names)} ({shown}{more})"]
+    if isinstance(sizes := data.get("split_sizes"), Mapping):
+        lines.append(f"Images: {', '.join(f'{escape(split)} {escape(size)}' for split, size in sizes.items())}")
+    if data.get("split"):
+        lines.append(f"Splits: {escape(data['split'])}")
+    if data.get("licence"):
+        lines.append(f"Licence: {escape(data['licence'])}")
+    return _listed(lines)
+
+
+def _data_name(data: Mapping[str, Any]) -> str:
+    return str(data.get("benchmark") or data.get("source") or "unnamed data")
+
+
+def _predicting(manifest: AdapterManifest) -> str:
+    file = manifest.backbone.checkpoint
+    python = f", checkpoint={file!r}" if file else ""
+    command = f" --checkpoint {shlex.quote(file)}" if file else ""
+    return f"""```python
+import sensitune
+from PIL import Image
+from sensitune.training import load_tuned, predict_probabilities
+
+model, manifest = load_tuned("path/to/this/folder"{python})
+probabilities = predict_probabilities(model, [Image.open("picture.png")], manifest.transform)
+print(manifest.class_names[int(probabilities[0].argmax())])
+```
+
+or, on the command line,
+
+```sh
+sensitune predict path/to/this/folder picture.png{command}
+```
+"""
+
+
+def _loading(loading: str, manifest: AdapterManifest) -> str:
+    return f"\nWith PEFT alone, on a base that has a head of {len(manifest.class_names)} outputs:\n\n{loading}"
+
+
+def _base_model(spec: BackboneSpec) -> dict[str, str]:
+    """The base on the model hub, if that is where its weights come from."""
+    published = PUBLISHED_BACKBONES.get(spec.name)
+    on_hub = published.on_hub if published else spec.name != FOCUS_NAME
+    name = published.timm_name if published else spec.name
+    if spec.checkpoint is not None or not spec.pretrained or not on_hub or ":" in name:
+        return {}
+    return {"base_model": f"timm/{name}"}
+
+
+def _percent(accuracy: float | None) -> str:
+    return "–" if accuracy is None else f"{accuracy:.1%}"
+
+
+def _listed(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
