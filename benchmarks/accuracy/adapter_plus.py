@@ -39,7 +39,7 @@ from sensitune._files import atomic_write
 from sensitune.backbones import Backbone
 from sensitune.errors import ConfigError, NonFiniteError, SensituneError
 from sensitune.runs import Run
-from sensitune.sites import find_head
+from sensitune.sites import find_head, outline_model
 from sensitune.sweeps import EngineSettings, JobOutcome, SweepConfig, SweepResult, collect, planned_runs
 from sensitune.sweeps._jobs import _DIVERGED, Job
 from sensitune.sweeps._sweep import choosing_jobs, final_jobs
@@ -109,10 +109,10 @@ def sweep_of(sweep: SweepConfig, *, rank: int) -> SweepConfig:
     Raises:
         ConfigError: If the sweep has no method ``head``.
     """
-    carrier = next((config for config in sweep.methods.values() if config.method == "head"), None)
+    carrier = next((config for config in sweep.methods.values() if config.allocation.method == "head"), None)
     if carrier is None:
         raise ConfigError(f"{LABEL} takes the run settings of the sweep's method `head`, which has none. Add it.")
-    return replace(sweep, methods={LABEL: replace(carrier, rank=rank)})
+    return replace(sweep, methods={LABEL: replace(carrier, allocation=replace(carrier.allocation, rank=rank))})
 
 
 def run_all(
@@ -198,6 +198,7 @@ def _train_and_test(job: Job) -> None:
         seed=config.seed,
         trainable_params=adapter_params,
         head_params=trained_params - adapter_params,
+        backbone_params=outline_model(run.ingredients.backbone.model).backbone_params,
     )
     if read_result(job.folder) is None:
         try:
@@ -208,8 +209,8 @@ def _train_and_test(job: Job) -> None:
                 job.folder,
                 transform=transform,
                 manifest=AdapterManifest(backbone.spec, backbone.weights_hash, data.class_names, transform, origin),
-                device=config.device,
-                num_workers=config.num_workers,
+                device=config.compute.device,
+                num_workers=config.compute.num_workers,
                 seed=config.seed,
             )
         except NonFiniteError as error:
@@ -226,7 +227,7 @@ def _build(run: Run) -> tuple[Backbone, list[AdapterPlus]]:
     config = run.config
     backbone = run.ingredients.fresh_backbone(drop_path=config.recipe.drop_path)
     torch.manual_seed(config.seed)
-    return backbone, add_adapters(backbone.model, rank=config.rank, drop_path=config.recipe.drop_path)
+    return backbone, add_adapters(backbone.model, rank=config.allocation.rank, drop_path=config.recipe.drop_path)
 
 
 def _test(run: Run, backbone: Backbone) -> None:
@@ -237,9 +238,9 @@ def _test(run: Run, backbone: Backbone) -> None:
         run.ingredients.all_data.dataset["test"],
         run.ingredients.transform,
         batch_size=config.recipe.batch_size,
-        device=config.device,
+        device=config.compute.device,
         precision=config.recipe.precision,
-        num_workers=config.num_workers,
+        num_workers=config.compute.num_workers,
     )
     values = {"split": "test", "weights": "last", "accuracy": found.accuracy, "loss": found.loss}
     with atomic_write(run.folder.evaluation) as temporary:

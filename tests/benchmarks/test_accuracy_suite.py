@@ -174,7 +174,9 @@ def made_sweep(accuracies: dict[str, dict[int, float]], costs: dict[str, int]) -
     """What `collect` finds of a sweep with one task."""
     from sensitune.sweeps import SweepConfig, SweepResult, SweepRun
 
-    methods = {label: {"method": "lora", "model": "vit_tiny_patch16_224"} for label in accuracies}
+    methods = {
+        label: {"allocation": {"method": "lora"}, "backbone": {"name": "vit_tiny_patch16_224"}} for label in accuracies
+    }
     config = SweepConfig.from_dict({"tasks": {"natural": ["t"]}, "methods": methods})
     runs = tuple(
         SweepRun("t", label, seed, {}, accuracy, None, costs[label], 1.0, "folder")

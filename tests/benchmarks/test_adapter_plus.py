@@ -61,12 +61,13 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sweep(squares: Path) -> SweepConfig:
-    run = {"model": "vit_tiny_patch16_224", "pretrained": False, "image_size": 32, "num_blocks": 2, "device": "cpu"}
+    backbone = {"name": "vit_tiny_patch16_224", "pretrained": False, "image_size": 32, "num_blocks": 2}
+    run = {"backbone": backbone, "compute": {"device": "cpu"}}
     recipe = {"epochs": 1, "warmup_share": 0.0, "batch_size": 8, "validate": "end"}
     return SweepConfig.from_dict(
         {
             "tasks": {"natural": [str(squares)]},
-            "methods": {"Head only": {"method": "head"}},
+            "methods": {"Head only": {"allocation": {"method": "head"}}},
             "choose": {"recipe.learning_rate": RATES},
             "choose_by": "method",
             "choose_tasks": ["squares"],
@@ -127,7 +128,7 @@ def test_adapters_and_head_alone_are_left_to_train(adapter_plus: ModuleType) -> 
 
 
 def test_a_sweep_without_the_method_head_is_refused(adapter_plus: ModuleType, squares: Path) -> None:
-    run = {"model": "vit_tiny_patch16_224", "method": "lora"}
+    run = {"backbone": {"name": "vit_tiny_patch16_224"}, "allocation": {"method": "lora"}}
     sweep = SweepConfig.from_dict({"tasks": {"natural": [str(squares)]}, "methods": {"LoRA": {}}, "run": run})
     with pytest.raises(ConfigError, match="takes the run settings of the sweep's method `head`"):
         adapter_plus.sweep_of(sweep, rank=2)

@@ -29,10 +29,11 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def settings(squares: Path) -> list[str]:
     return [
-        *("--model", "vit_tiny_patch16_224", "--no-pretrained", "--image-size", "32", "--num-blocks", "2"),
+        *("--model", "vit_tiny_patch16_224", "--backbone.no-pretrained"),
+        *("--backbone.image-size", "32", "--backbone.num-blocks", "2"),
         *("--data", str(squares), "--rank", "4", "--device", "cpu"),
         *("--sensitivity.num-batches", "2", "--sensitivity.batch-size", "4"),
-        *("--recipe.epochs", "2", "--recipe.batch-size", "8"),
+        *("--epochs", "2", "--batch-size", "8"),
     ]
 
 

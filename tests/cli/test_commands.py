@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
 
 from sensitune.errors import RunFolderError
-from sensitune.runs import RunConfig
+from sensitune.runs import METHODS, RunConfig
 from sensitune_command import COMMANDS, main
 
 
@@ -29,6 +30,57 @@ def test_every_setting_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> No
     assert "Trainable parameters, the head not counted" in shown
     assert "Peak learning rate of AdamW" in shown
     assert "squared_gradient" in shown
+
+
+def test_the_settings_that_everybody_uses_have_short_names(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "--help"])
+    flags = set(re.findall(r"(--[a-z][a-z.-]*)", capsys.readouterr().out))
+    short = "model data method budget rank epochs batch-size learning-rate seed output device config preset help"
+    assert {flag for flag in flags if "." not in flag} == {f"--{name}" for name in short.split()}
+    assert {"--backbone.image-size", "--data.max-train", "--allocation.alpha", "--recipe.weight-decay"} <= flags
+    assert "--compute.num-workers" in flags
+    assert "--recipe.epochs" not in flags
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget", "5", "--allocation.tau", "3"], "Give `--budget` or `--allocation.tau`, not both. Got 5 and 3."),
+        (["--epochs", "0"], "of at least 1. Got 0."),
+        (["--data.max-train", "0"], "`--data.max-train` must be a whole number of at least 1"),
+        (["--data.max-train", "5", "--data.shots", "2"], "Give `--data.max-train` or `--data.shots`, not both."),
+        (["--method", "head", "--budget", "5"], "`--budget` belongs to the methods spt-lora"),
+        (["--method", "peft"], "The method peft needs `--allocation.peft`"),
+        (["--method", "peft", "--allocation.peft", "{"], "is not JSON"),
+    ],
+)
+def test_a_message_names_the_flag_as_it_was_typed(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--model", "m", "--data", "d", *options, "--output", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_message_names_the_key_of_a_file_and_the_flag_of_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("backbone: {name: m}\ndata: {source: d}\nallocation: {budget: 400}\n")
+    assert main(["run", "--config", str(file), "--allocation.tau", "3", "--output", str(tmp_path / "run")]) == 2
+    assert "Give `allocation.budget` or `--allocation.tau`, not both. Got 400 and 3." in capsys.readouterr().err
+
+
+def test_a_budget_that_cannot_be_spent_names_the_flags(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *settings, "--budget", "100", "--output", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.startswith("error: `--budget` must be at least")
+
+
+def test_every_method_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "--help"])
+    shown = "".join(capsys.readouterr().out.split())
+    assert f"--method{{{','.join(METHODS)}}}" in shown.replace("│", "")
 
 
 def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +133,7 @@ def test_a_run_of_other_settings_is_refused(
     finished: Path, settings: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", *settings, "--budget", "1%", "--output", str(finished)]) == 2
-    assert "holds a run with other settings: `budget` is 9000, not '1%'" in capsys.readouterr().err
+    assert "holds a run with other settings: `--budget` is 9000, not '1%'" in capsys.readouterr().err
 
 
 def test_an_existing_run_needs_no_settings(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,14 +149,16 @@ def test_a_configuration_file_is_overridden_by_options(
     assert "890,112 parameters at 34 sites scored." in capsys.readouterr().out
     expected = RunConfig.from_yaml(finished / "run.yaml")
     found = RunConfig.from_yaml(tmp_path / "run" / "run.yaml")
-    assert found.budget == "0.5%"
+    assert found.allocation.budget == "0.5%"
     assert found.recipe == expected.recipe
 
 
 def test_an_unknown_key_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "c.yaml").write_text("model: m\ndata: d\nbugdet: 4\n")
+    (tmp_path / "c.yaml").write_text("backbone: {name: m}\ndata: {source: d}\nallocation: {bugdet: 4}\n")
     assert main(["run", "--config", str(tmp_path / "c.yaml")]) == 2
-    assert capsys.readouterr().err == "error: `bugdet` is not a setting. The closest one is `budget`.\n"
+    assert capsys.readouterr().err == (
+        "error: `allocation.bugdet` is not a setting. The closest one is `allocation.budget`.\n"
+    )
 
 
 def test_the_stages_one_by_one(settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_runs import changed
 
-from sensitune.training import Recipe
 from sensitune_command import main
 
 
@@ -19,7 +18,8 @@ def test_the_demo_compares_draws_merges_and_predicts(
         pytest.importorskip(package)
     from sensitune.cli import _demo
 
-    small = replace(_demo.SETTINGS, max_train=16, max_test=12, recipe=Recipe(epochs=1, warmup_share=0, batch_size=8))
+    recipe = {"epochs": 1, "warmup_share": 0.0, "batch_size": 8}
+    small = changed(_demo.SETTINGS, data={"max_train": 16, "max_test": 12}, recipe=recipe)
     monkeypatch.setattr(_demo, "SETTINGS", small)
     assert main(["demo", "--output", str(tmp_path), "--device", "cpu"]) == 0
     shown = capsys.readouterr().out

@@ -9,19 +9,18 @@ import timm
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from small_runs import changed
 from torch import nn
 
 from sensitune.allocation import Allocation, compute_lora_start
+from sensitune.backbones import BackboneSpec
+from sensitune.data import DataSettings
 from sensitune.errors import ArgumentError
-from sensitune.runs import METHODS, Method, Run, RunConfig
-from sensitune.runs._config import BUDGETED_METHODS, Placement
-from sensitune.runs._methods import criterion_of
+from sensitune.runs import METHODS, AllocationSettings, Run, RunConfig
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
-from sensitune.sites import outline_model
-from sensitune.sweeps._jobs import scores_key
 from sensitune.tuner import SptConfig
 
-CONFIG = RunConfig("vit_tiny_patch16_224", "data", rank=2)
+SETTINGS = AllocationSettings(rank=2)
 
 
 def make_model() -> nn.Module:
@@ -33,8 +32,8 @@ def make_model() -> nn.Module:
 
 def tuned_by(method: str) -> nn.Module:
     model = make_model()
-    info = METHODS[method]
-    allocation = info.place(replace(CONFIG, method=method), info.outline(model), None)
+    chosen = METHODS[method]
+    allocation = chosen.allocate(replace(SETTINGS, method=method), chosen.outline(model), None, seed=0)
     return get_peft_model(model, SptConfig.from_allocation(allocation, dropout=0.0, drop_path=0.0))
 
 
@@ -69,7 +68,8 @@ def test_lora_as_peft_places_it_is_pefts_own_lora() -> None:
 
 
 def test_full_fine_tuning_trains_like_the_plain_model() -> None:
-    ours, plain = tuned_by("full"), make_model()
+    plain = make_model()
+    ours = get_peft_model(make_model(), SptConfig.for_whole_model(plain))
     assert trained(ours) == trained(plain)
     torch.testing.assert_close(train_a_little(ours), train_a_little(plain), rtol=1e-10, atol=1e-12)
 
@@ -78,8 +78,9 @@ def test_full_fine_tuning_trains_like_the_plain_model() -> None:
     ("method", "expected"), [("lora-qv", 2 * 2 * 2 * 24), ("lora-stored", 2 * 2 * (48 + 24 + 60 + 60))]
 )
 def test_loras_cost_what_their_matrices_say(method: str, expected: int) -> None:
-    info = METHODS[method]
-    assert info.place(replace(CONFIG, method=method), info.outline(make_model()), None).trainable_params == expected
+    chosen = METHODS[method]
+    allocation = chosen.allocate(replace(SETTINGS, method=method), chosen.outline(make_model()), None, seed=0)
+    assert allocation.trainable_params == expected
 
 
 def make_sensitivity(method: str) -> Sensitivity:
@@ -91,37 +92,32 @@ def make_sensitivity(method: str) -> Sensitivity:
     return estimate_sensitivity(make_model(), batches, criterion=criterion, keep_gradients=criterion != "magnitude")
 
 
-@pytest.mark.parametrize("method", BUDGETED_METHODS)
-def test_every_method_with_a_budget_spends_it_exactly(method: Method) -> None:
-    info, config = METHODS[method], replace(CONFIG, method=method, budget=900)
-    sensitivity = make_sensitivity(method) if info.needs_sensitivity else None
-    assert info.place(config, info.outline(make_model()), sensitivity).trainable_params == 900
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.spends_budget])
+def test_every_method_with_a_budget_spends_it_exactly(method: str) -> None:
+    chosen, settings = METHODS[method], replace(SETTINGS, method=method, budget=900)
+    sensitivity = make_sensitivity(method) if chosen.needs_scores(settings) else None
+    allocation = chosen.allocate(settings, chosen.outline(make_model()), sensitivity, seed=0)
+    assert allocation.trainable_params == 900
 
 
 def test_the_knapsack_gives_each_matrix_the_rank_that_pays() -> None:
-    config = replace(CONFIG, method="spt-lora", budget=900, placement="knapsack")
-    allocation = METHODS["spt-lora"].place(config, outline_model(make_model()), make_sensitivity("spt-lora"))
+    settings = replace(SETTINGS, budget=900, placement="knapsack")
+    sensitivity = make_sensitivity("spt-lora")
+    allocation = METHODS["spt-lora"].allocate(settings, sensitivity.outline, sensitivity, seed=0)
     assert (allocation.rule, allocation.trainable_params) == ("knapsack", 900)
 
 
 def test_a_method_of_its_own_criterion_ranks_by_that(config: RunConfig) -> None:
-    assert criterion_of(replace(config, method="magnitude")) == "magnitude"
-    chosen = replace(config, sensitivity=replace(config.sensitivity, criterion="signal_to_noise"))
-    assert criterion_of(chosen) == "signal_to_noise"
-    assert scores_key(replace(config, method="neurons")) != scores_key(config)
-
-
-def test_a_random_placement_has_no_tau(config: RunConfig) -> None:
-    with pytest.raises(ArgumentError, match=r"The method random-lora spends a `budget`; it has no `tau`. Got 50"):
-        METHODS["random-lora"].place(
-            replace(config, method="random-lora", budget=None, tau=50), outline_model(make_model()), None
-        )
+    assert changed(config, allocation={"method": "layerwise"}).scoring.sensitivity.criterion == "magnitude"
+    other = changed(config, sensitivity={"criterion": "signal_to_noise"})
+    assert other.scoring.sensitivity.criterion == "signal_to_noise"
+    assert changed(other, allocation={"method": "layerwise"}).scoring.sensitivity.criterion == "magnitude"
 
 
 @pytest.mark.parametrize("settings", [{"head": "probe"}, {"drop_path": 0.1}, {"criterion": "signal_to_noise"}])
 def test_the_first_stage_can_be_taken_otherwise(settings: dict[str, Any], config: RunConfig, tmp_path: Path) -> None:
     plain = Run.open(tmp_path / "plain", config).sensitivity()
-    other = replace(config, sensitivity=replace(config.sensitivity, **settings))
+    other = changed(config, sensitivity=settings)
     found = Run.open(tmp_path / "other", other).sensitivity()
     assert any(not torch.equal(found.scores[name], plain.scores[name]) for name in plain.scores)
     again = Run.open(tmp_path / "again", other).sensitivity()
@@ -129,8 +125,8 @@ def test_the_first_stage_can_be_taken_otherwise(settings: dict[str, Any], config
 
 
 @pytest.mark.parametrize("placement", ["threshold", "knapsack"])
-def test_a_lora_can_start_along_the_gradient(placement: Placement, config: RunConfig, tmp_path: Path) -> None:
-    run = Run.open(tmp_path, replace(config, placement=placement, lora_start="gradient"))
+def test_a_lora_can_start_along_the_gradient(placement: str, config: RunConfig, tmp_path: Path) -> None:
+    run = Run.open(tmp_path, changed(config, allocation={"placement": placement, "lora_start": "gradient"}))
     run.train()
     folder = run.folder
     start = load_file(folder.lora_start)
@@ -144,9 +140,10 @@ def test_a_lora_can_start_along_the_gradient(placement: Placement, config: RunCo
     [("lora-qv", {"q", "v"}), ("lora-stored", {"qkv", "proj", "fc1", "fc2"})],
 )
 def test_uniform_lora_can_start_along_the_gradient_too(
-    method: Method, operations: set[str], config: RunConfig, tmp_path: Path
+    method: str, operations: set[str], config: RunConfig, tmp_path: Path
 ) -> None:
-    settings = replace(config, method=method, budget=None, rank=2, lora_start="gradient")
+    allocation = {"method": method, "budget": None, "rank": 2, "lora_start": "gradient"}
+    settings = changed(config, allocation=allocation)
     run = Run.open(tmp_path, settings)
     run.train()
     allocation = run.allocation()
@@ -154,24 +151,63 @@ def test_uniform_lora_can_start_along_the_gradient_too(
     assert load_file(run.folder.lora_start).keys() == set(allocation.structured)
 
 
+def test_scores_depend_on_three_groups_and_the_seed_alone(config: RunConfig) -> None:
+    alike = (
+        changed(config, allocation={"budget": 12_000, "rank": 2}, recipe={"learning_rate": 0.5}),
+        changed(config, allocation={"method": "sparse"}),
+        changed(config, compute={"device": "cuda", "num_workers": 3}),
+    )
+    assert {each.scoring for each in alike} == {config.scoring}
+    others = (
+        changed(config, seed=1),
+        changed(config, sensitivity={"num_batches": 1}),
+        changed(config, data={"max_train": 5}),
+        changed(config, backbone={"num_blocks": 1}),
+        changed(config, allocation={"method": "neuron"}),
+        changed(config, allocation={"lora_start": "gradient"}),
+    )
+    assert len({each.scoring.file_name for each in (config, *others)}) == 1 + len(others)
+
+
 def test_scores_are_shared_only_by_methods_that_see_the_model_alike(config: RunConfig) -> None:
-    methods: tuple[Method, ...] = ("lora-stored", "lora", "lora-qv")
-    fused, split, qv = (replace(config, method=each, budget=None, lora_start="gradient") for each in methods)
-    assert scores_key(fused) != scores_key(split) == scores_key(qv)
+    fused, split, qv = (
+        changed(config, allocation={"method": each, "budget": None, "lora_start": "gradient"}).scoring
+        for each in ("lora-stored", "lora", "lora-qv")
+    )
+    assert fused != split == qv
+
+
+def test_scores_with_gradients_will_do_for_a_run_that_looks_at_none(config: RunConfig, tmp_path: Path) -> None:
+    shared = tmp_path / "scores"
+    along = Run.open(tmp_path / "along", changed(config, allocation={"lora_start": "gradient"}), scores=shared)
+    expected = along.allocation()
+    plain = Run.open(tmp_path / "plain", config, scores=shared)
+    assert plain.known_sensitivity() is not None
+    assert plain.allocation().structured == expected.structured
+    alone = Run.open(tmp_path / "alone", config)
+    scores, own = plain.sensitivity().scores, alone.sensitivity().scores
+    assert all(torch.equal(scores[name], score) for name, score in own.items())
+    assert [path.name for path in shared.iterdir()] == [along.config.scoring.file_name]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "sparse", "placement": "knapsack"}, "`placement` belongs to the method spt-lora, not to sparse"),
+        (
+            {"method": "sparse", "placement": "knapsack"},
+            "`allocation.placement` belongs to the method spt-lora, not to sparse. Leave it out",
+        ),
         (
             {"method": "adapter", "lora_start": "gradient"},
-            "`lora_start` gradient belongs to the methods spt-lora, lora, lora-stored, lora-qv, random-lora, not to ad",
+            "`allocation.lora_start` belongs to the methods spt-lora, lora, lora-stored, lora-qv, random-lora, not to "
+            "adapter. Leave it, or the preset that sets it, out",
         ),
-        ({"placement": "knapsack", "tau": 50}, "The placement knapsack spends a `budget`; it has no `tau`. Got 50"),
-        ({"max_train": 5, "shots": 2}, "Give `max_train` or `shots`, not both. Got 5 and 2"),
+        ({"method": "random-lora", "tau": 50}, "`allocation.tau` belongs to the methods spt-lora, .*, not to random-"),
+        ({"placement": "knapsack", "tau": 50}, "The placement knapsack spends an `allocation.budget`; .*. Got 50"),
+        ({"peft": {"peft_type": "LORA"}}, "`allocation.peft` belongs to the method peft, not to spt-lora. Leave it"),
+        ({"method": "peft"}, "The method peft needs `allocation.peft`, such as"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        RunConfig("m", "d", **settings)
+        RunConfig(BackboneSpec("m"), DataSettings("d"), allocation=AllocationSettings(**settings))

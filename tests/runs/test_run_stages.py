@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from small_runs import changed
 
 from sensitune.allocation import Allocation
 from sensitune.backbones import BackboneSpec, load_backbone
@@ -25,7 +26,6 @@ from sensitune.errors import (
 )
 from sensitune.runs import (
     METHODS,
-    Method,
     Run,
     RunConfig,
     RunFolder,
@@ -37,6 +37,8 @@ from sensitune.runs import (
 from sensitune.sensitivity import Sensitivity
 from sensitune.training import AdapterManifest, load_tuned, predict_probabilities, read_result
 from sensitune_command import main
+
+HEAD = {"method": "head", "budget": None}
 
 
 def copied(finished: RunFolder, path: Path) -> RunFolder:
@@ -145,8 +147,8 @@ def test_a_run_loads_its_backbone_and_its_images_once(
 
 
 def test_no_stage_changes_the_backbone_that_they_share(config: RunConfig, tmp_path: Path) -> None:
-    settings = replace(config, method="full", budget=None, recipe=replace(config.recipe, epochs=1))
-    run = Run.open(tmp_path / "run", replace(settings, sensitivity=replace(config.sensitivity, head="probe")))
+    settings = changed(config, allocation={"method": "full", "budget": None}, recipe={"epochs": 1})
+    run = Run.open(tmp_path / "run", changed(settings, sensitivity={"head": "probe"}))
     before = {name: tensor.clone() for name, tensor in run.ingredients.backbone.model.state_dict().items()}
     run.sensitivity()
     run.train()
@@ -157,13 +159,14 @@ def test_no_stage_changes_the_backbone_that_they_share(config: RunConfig, tmp_pa
 
 
 def test_a_folder_of_another_configuration_is_refused(finished: RunFolder, config: RunConfig) -> None:
-    other = replace(config, budget=10_000, seed=1)
-    with pytest.raises(RunFolderError, match=r"`budget` is 9000, not 10000, `seed` is 0, not 1\. Choose"):
+    other = changed(config, allocation={"budget": 10_000}, seed=1)
+    with pytest.raises(RunFolderError, match=r"`allocation\.budget` is 9000, not 10000, `seed` is 0, not 1\. Choose"):
         RunFolder.open(finished.path, other)
 
 
 def test_another_device_is_no_other_configuration(finished: RunFolder, config: RunConfig) -> None:
-    assert RunFolder.open(finished.path, replace(config, device="auto", num_workers=1)).config.num_workers == 1
+    other = changed(config, compute={"device": "auto", "num_workers": 1})
+    assert RunFolder.open(finished.path, other).config.compute.num_workers == 1
 
 
 def test_a_folder_of_something_else_is_refused(config: RunConfig, tmp_path: Path) -> None:
@@ -189,35 +192,36 @@ def test_an_unknown_split_is_refused(finished: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_what_its_allocation_says(method: Method, config: RunConfig, tmp_path: Path) -> None:
-    settings = replace(config, method=method, budget=None, rank=2, recipe=replace(config.recipe, epochs=2))
+def test_every_method_trains_what_its_allocation_says(method: str, config: RunConfig, tmp_path: Path) -> None:
+    peft = {"peft_type": "LORA", "r": 2} if method == "peft" else None
+    settings = changed(
+        config, allocation={"method": method, "budget": None, "rank": 2, "peft": peft}, recipe={"epochs": 2}
+    )
     run = Run.open(tmp_path / method, settings)
-    result, allocation = run.train(), run.allocation()
-    assert result.trained_params == allocation.trainable_params + allocation.head_params
+    result, allocation, origin = run.train(), run.allocation(), run.origin()
+    assert result.trained_params == origin.trainable_params + origin.head_params
+    assert (allocation is None) == (method in {"full", "peft"})
+    if allocation is not None:
+        assert (allocation.trainable_params, allocation.head_params) == (origin.trainable_params, origin.head_params)
     model, _ = load_tuned(run.folder.training.adapter)
     assert model.get_nb_trainable_parameters()[0] >= 0
 
 
 def test_a_limited_test_split_is_recorded(config: RunConfig, tmp_path: Path) -> None:
-    run = Run.open(tmp_path / "run", replace(config, max_test=3, method="head", budget=None))
+    run = Run.open(tmp_path / "run", changed(config, data={"max_test": 3}, allocation=HEAD))
     run.train()
     assert AdapterManifest.load(run.folder.training.adapter).origin.data["split_sizes"]["test"] == 3
 
 
 def test_compared_methods_cost_what_the_uniform_lora_costs(config: RunConfig, tmp_path: Path) -> None:
-    shared = replace(config, budget=None, recipe=replace(config.recipe, epochs=2))
+    shared = changed(config, allocation={"budget": None}, recipe={"epochs": 2})
     compared = compare(shared, tmp_path, uniform_rank=1)
-    assert [METHODS[one.config.method].label for one in compared] == [
-        "Head only",
-        "Uniform LoRA",
-        "SPT-LoRA",
-        "SPT sparse only",
-    ]
+    assert [one.config.method.name for one in compared] == ["head", "lora", "spt-lora", "sparse"]
     assert len({one.allocation().trainable_params for one in compared[1:]}) == 1
     assert compared[0].allocation().trainable_params == 0
-    scores = [one.folder.sensitivity.read_bytes() for one in compared[2:]]
-    assert scores[0] == scores[1]
-    assert not compared[1].folder.sensitivity.exists()
+    assert len(list((tmp_path / "scores").iterdir())) == 1
+    assert compared[2].known_sensitivity().gradients is not None
+    assert compared[3].known_sensitivity() is not None
 
 
 def test_a_preset_is_for_the_methods_of_spt_alone_in_a_comparison(config: RunConfig, tmp_path: Path) -> None:
@@ -225,7 +229,7 @@ def test_a_preset_is_for_the_methods_of_spt_alone_in_a_comparison(config: RunCon
     assert [one.config.recipe.in_place_rate for one in compared] == [0.1, 1.0, 0.1]
     assert [one.folder.lora_start.exists() for one in compared] == [False, False, True]
     # The scores without gradients do not do for the one that starts along them.
-    sparse, spt = (Sensitivity.load(compared[index].folder.sensitivity) for index in (0, 2))
+    sparse, spt = (compared[index].sensitivity() for index in (0, 2))
     assert (sparse.gradients is None, spt.gradients is None) == (True, False)
 
 
@@ -278,7 +282,8 @@ def test_an_adapter_folder_says_nothing_about_its_makers_machine(
     finished: RunFolder, config: RunConfig, images: Path, tmp_path: Path
 ) -> None:
     base = merge(finished.training.adapter, tmp_path / "weights" / "base.safetensors")
-    settings = replace(config, method="head", budget=None, checkpoint=str(base), pretrained=True, num_blocks=None)
+    backbone = {"checkpoint": str(base), "pretrained": True, "num_blocks": None}
+    settings = changed(config, backbone=backbone, allocation=HEAD)
     run = Run.open(tmp_path / "run", settings)
     run.train()
     folder = run.folder

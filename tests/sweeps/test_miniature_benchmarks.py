@@ -29,12 +29,9 @@ SPLITS = {"train800": 40, "val200": 16, "train800val200": 56}
 TEST_SIZE = 24
 MOST_CLASSES = 20
 TINY = {
-    "model": "test_vit",
-    "pretrained": False,
-    "image_size": 16,
-    "num_blocks": 1,
-    "rank": 2,
-    "device": "cpu",
+    "backbone": {"name": "test_vit", "pretrained": False, "image_size": 16, "num_blocks": 1},
+    "allocation": {"rank": 2},
+    "compute": {"device": "cpu"},
     "sensitivity": {"num_batches": 2, "batch_size": 16},
     "recipe": {"epochs": 1, "warmup_share": 0, "batch_size": 128, "validate": "end"},
 }
@@ -100,7 +97,7 @@ def _objects_out_of_the_collectors_sight() -> Iterator[None]:
 def tiny_recipe(name: str, path: Path, **settings: Any) -> Path:
     """A recipe of the repository with a tiny model, two budgets and two seeds."""
     values = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
-    values |= {"choose": {"budget": BUDGETS}, "seeds": [0, 1], "run": TINY | settings}
+    values |= {"choose": {"allocation.budget": BUDGETS}, "seeds": [0, 1], "run": TINY | settings}
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path
 
@@ -189,7 +186,7 @@ def test_a_small_vtab1k_goes_from_its_lists_to_the_table(tmp_path: Path) -> None
 
 
 def test_a_small_fgvc_goes_to_its_table_and_again_does_only_what_is_missing(tmp_path: Path) -> None:
-    settings = {"resize": 18, "augment": True}
+    settings = {"data": {"resize": 18, "augment": True}}
     recipe = tiny_recipe("fgvc_vit_b16_in21k_spt_adapter", tmp_path / "fgvc.yaml", **settings)
     data = write_fgvc(tmp_path / "data")
     folder = sweep(recipe, data)

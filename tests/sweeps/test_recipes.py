@@ -55,7 +55,7 @@ def test_a_recipe_is_what_its_name_says(benchmark: str, model: str, method: str)
     sweep = load(benchmark, model, method)
     assert list(sweep.methods) == [LABELS[method]]
     config = sweep.methods[LABELS[method]]
-    assert (config.model, config.method) == (model, method.replace("_", "-"))
+    assert (config.backbone.name, config.allocation.method) == (model, method.replace("_", "-"))
     assert model in PUBLISHED_BACKBONES
     named = VTAB_TASKS if benchmark == "vtab1k" else FGVC_DATASETS
     assert sweep.sources == {task: f"{benchmark}/{task}" for task in named}
@@ -96,19 +96,20 @@ def test_a_recipe_follows_the_published_protocol(benchmark: str, model: str, met
     sweep = load(benchmark, model, method)
     config = sweep.methods[LABELS[method]]
     recipe = config.recipe
-    assert (config.rank, config.alpha, config.beta, config.normalize) == (8, 10.0, 5.0, "imagenet")
+    allocation, data = config.allocation, config.data
+    assert (allocation.rank, allocation.alpha, allocation.beta, data.normalize) == (8, 10.0, 5.0, "imagenet")
     assert (config.sensitivity.num_batches, config.sensitivity.batch_size) == (16, 32)
     assert (recipe.learning_rate, recipe.weight_decay, recipe.batch_size, recipe.epochs) == (1e-3, 1e-4, 64, 100)
     assert (recipe.warmup_share, recipe.dropout, recipe.drop_path, recipe.precision) == (0.1, 0.1, 0.1, "float32")
-    assert (config.resize, config.augment) == ((256, True) if benchmark == "fgvc" else (None, False))
+    assert (data.resize, data.augment) == ((256, True) if benchmark == "fgvc" else (None, False))
     more = (100_000,) if model in ("vit_b16_mae", "vit_b16_mocov3") else ()
-    assert sweep.choose == {"budget": (*more, 200_000, 400_000, 600_000, 800_000, 1_000_000)}
+    assert sweep.choose == {"allocation.budget": (*more, 200_000, 400_000, 600_000, 800_000, 1_000_000)}
     assert (sweep.choose_by, sweep.retrain, sweep.seeds) == ("task", True, (0, 1, 2))
 
 
 @every_recipe
 def test_a_backbone_that_is_on_no_hub_comes_from_its_original_file(benchmark: str, model: str, method: str) -> None:
-    checkpoint = load(benchmark, model, method).methods[LABELS[method]].checkpoint
+    checkpoint = load(benchmark, model, method).methods[LABELS[method]].backbone.checkpoint
     backbone = PUBLISHED_BACKBONES[model]
     assert checkpoint == (None if backbone.on_hub else f"checkpoints/{backbone.file}")
 

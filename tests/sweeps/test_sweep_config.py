@@ -10,11 +10,15 @@ from sensitune.data import FGVC_DATASETS, VTAB_TASKS
 from sensitune.errors import ConfigError
 from sensitune.sweeps import SweepConfig
 
-RUN = {"model": "vit_tiny_patch16_224", "recipe": {"epochs": 3}}
+RUN = {"backbone": {"name": "vit_tiny_patch16_224"}, "recipe": {"epochs": 3}}
 
 
 def values(**changes: Any) -> dict[str, Any]:
-    return {"tasks": {"natural": ["data/a"]}, "methods": {"SPT": {"method": "spt-lora"}}, "run": RUN} | changes
+    return {
+        "tasks": {"natural": ["data/a"]},
+        "methods": {"SPT": {"allocation": {"method": "spt-lora"}}},
+        "run": RUN,
+    } | changes
 
 
 def test_the_two_benchmarks_are_known_by_name_with_their_groups() -> None:
@@ -26,20 +30,22 @@ def test_the_two_benchmarks_are_known_by_name_with_their_groups() -> None:
 
 
 def test_a_method_overrides_what_all_share_group_by_group() -> None:
-    own = {"method": "lora", "recipe": {"learning_rate": 0.01}}
-    config = SweepConfig.from_dict(values(methods={"SPT": {"method": "spt-lora"}, "LoRA": own}))
+    own = {"allocation": {"method": "lora"}, "recipe": {"learning_rate": 0.01}}
+    config = SweepConfig.from_dict(values(methods={"SPT": {"allocation": {"method": "spt-lora"}}, "LoRA": own}))
     assert (config.methods["LoRA"].recipe.learning_rate, config.methods["LoRA"].recipe.epochs) == (0.01, 3)
     assert config.methods["SPT"].recipe.learning_rate == 1e-3
 
 
 def test_every_combination_is_a_candidate_and_reaches_the_run() -> None:
-    config = SweepConfig.from_dict(values(choose={"budget": [1000, 2000], "recipe.learning_rate": [0.1, 0.2]}))
+    config = SweepConfig.from_dict(
+        values(choose={"allocation.budget": [1000, 2000], "recipe.learning_rate": [0.1, 0.2]})
+    )
     settings = config.candidates()
     assert len(settings) == 4
     run = config.run_config("SPT", "a", settings[1], seed=7, retrain=True)
-    assert (run.budget, run.recipe.learning_rate, run.seed, run.data) == (1000, 0.2, 7, "data/a")
-    assert run.train_on_validation
-    assert not run.test
+    assert (run.allocation.budget, run.recipe.learning_rate, run.seed, run.data.source) == (1000, 0.2, 7, "data/a")
+    assert run.data.train_on_validation
+    assert not run.data.test
 
 
 def test_a_file_says_the_same(tmp_path: Path) -> None:
@@ -49,8 +55,8 @@ def test_a_file_says_the_same(tmp_path: Path) -> None:
 
 
 def test_settings_of_all_runs_can_be_replaced() -> None:
-    config = SweepConfig.from_dict(values()).with_settings(root="elsewhere")
-    assert config.methods["SPT"].root == "elsewhere"
+    config = SweepConfig.from_dict(values()).with_settings({"data.root": "elsewhere"})
+    assert config.methods["SPT"].data.root == "elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -61,14 +67,14 @@ def test_settings_of_all_runs_can_be_replaced() -> None:
         ({"tasks": {"a": ["x/a", "y/a"]}}, "`tasks` has two tasks named 'a': x/a and y/a"),
         ({"methods": {}}, "`methods` must name at least one method"),
         ({"methods": {"a b": {}, "a-b": {}}}, "`methods` has 'a b' and 'a-b', whose folders would have one name"),
-        ({"methods": {"SPT": {"data": "x"}}}, "`data` is set by the sweep itself"),
+        ({"methods": {"SPT": {"data": {"source": "x"}}}}, "`data.source` is set by the sweep itself"),
         ({"methods": {"SPT": {"metod": "x"}}}, "`metod` is not a setting"),
         ({"methods": 3}, "`methods` must be a group of settings. Got 3"),
         ({"seeds": []}, "`seeds` must be a list with at least one value"),
         ({"seeds": [1, 1]}, r"`seeds` must be whole numbers from 0, each once. Got \[1, 1\]"),
         ({"choose": {"budjet": [1]}}, "`choose` has 'budjet', which is not a setting of a run"),
-        ({"choose": {"budget": 5}}, "`choose.budget` must be a list"),
-        ({"choose": {"rank": [4, 4]}}, "`choose.rank` has a value twice: 4"),
+        ({"choose": {"allocation.budget": 5}}, "`choose.allocation.budget` must be a list"),
+        ({"choose": {"allocation.rank": [4, 4]}}, "`choose.allocation.rank` has a value twice: 4"),
         ({"choose_by": "seed"}, "`choose_by` must be task or method. Got 'seed'"),
         ({"choose_tasks": ["a"]}, "`choose_tasks` needs `choose_by: method`"),
         ({"choose_by": "method", "choose_tasks": ["b"]}, "`choose_tasks` has 'b', which is not among the tasks: a"),
@@ -92,11 +98,11 @@ def test_mistakes_are_refused_in_one_sentence(changes: dict[str, Any], message: 
         ({"about": ["x"]}, r"`about` must be text. Got \['x'\]"),
         ({"tasks": {"g": ["x/.."]}}, "`tasks` has 'x/..', which names no folder of its own"),
         ({"methods": {"SPT": {"recipe": {}}}, "run": {"recipe": 3}}, "`run.recipe` must be a group of settings. Got 3"),
-        ({"choose": {"data": ["x", "y"]}}, "`choose` has 'data', which is set by the sweep itself"),
+        ({"choose": {"data.source": ["x", "y"]}}, "`choose` has 'data.source', which is set by the sweep itself"),
         ({"choose": {"seed": [1, 2]}}, "`choose` has 'seed', which is set by the sweep itself"),
         ({"choose": {"recipe": [{"epochs": 1}]}}, "`choose` has 'recipe', which is not a setting of a run"),
-        ({"choose": {"checkpoint": ["a/b", "c/d"]}}, "`choose` gives a run the name 'checkpoint=a/b'"),
-        ({"choose": {"budget": ["400000", 400000]}}, "the name 'budget=400000', .* and no other run's"),
+        ({"choose": {"backbone.checkpoint": ["a/b", "c/d"]}}, "`choose` gives a run the name 'checkpoint=a/b'"),
+        ({"choose": {"allocation.budget": ["400000", 400000]}}, "the name 'budget=400000', .* and no other run's"),
         ({"published": {"label": "x", "source": "y", "groups": [1]}}, "`published.groups` must be a group of settings"),
         ({"published": {"label": "x", "source": "y", "mean": 764}}, "must give mean in per cent, .* Got 764"),
         ({"published": {"label": "x", "source": "y", "tasks": {"a": "7"}}}, "must give a in per cent, .* Got '7'"),

@@ -11,7 +11,7 @@ from sensitune.errors import ArgumentError, RunFolderError
 from sensitune.runs import Run, RunConfig, RunFolder
 from sensitune.sensitivity import Sensitivity
 from sensitune.sweeps import JobOutcome, SweepConfig, collect, planned_runs, run_sweep
-from sensitune.sweeps._jobs import Job, run_job, scores_key
+from sensitune.sweeps._jobs import Job, run_job
 from sensitune.sweeps._sweep import choose_settings, choosing_jobs, final_jobs, slug
 from sensitune.training import read_result
 from sensitune_command import main
@@ -21,13 +21,20 @@ RATES = [1e-3, 3e-3]
 
 def make_sweep(config: RunConfig, **changes: Any) -> SweepConfig:
     shared = config.to_dict()
-    for name in ("data", "method", "budget", "seed", "test", "train_on_validation"):
-        del shared[name]
+    for group, name in (
+        *(("data", each) for each in ("source", "test", "train_on_validation")),
+        *(("allocation", each) for each in ("method", "budget")),
+    ):
+        del shared[group][name]
+    del shared["seed"]
     shared["recipe"] |= {"epochs": 1, "warmup_share": 0.0}
-    methods = {"SPT-LoRA": {"method": "spt-lora", "budget": 9_000}, "Head only": {"method": "head"}}
+    methods = {
+        "SPT-LoRA": {"allocation": {"method": "spt-lora", "budget": 9_000}},
+        "Head only": {"allocation": {"method": "head"}},
+    }
     return SweepConfig.from_dict(
         {
-            "tasks": {"natural": [config.data]},
+            "tasks": {"natural": [config.data.source]},
             "methods": methods,
             "run": shared,
             "choose": {"recipe.learning_rate": RATES},
@@ -55,7 +62,7 @@ def test_settings_are_chosen_on_the_validation_split_and_tested_once(
     assert all(not RunFolder.load(job.folder).evaluation.exists() for job in chosen)
     assert all(read_result(job.folder).test_accuracy_last is None for job in chosen)
     for job in final_jobs(sweep, folder):
-        assert job.config.train_on_validation
+        assert job.config.data.train_on_validation
         assert json.loads((job.folder / "evaluation.json").read_text())["split"] == "test"
 
 
@@ -157,14 +164,6 @@ def test_a_training_that_diverges_counts_as_zero_and_is_not_tried_again(config: 
     assert planned_runs(sweep, tmp_path) == [("choose settings with", 0, 4), ("test", 0, 2)]
 
 
-def test_runs_on_the_same_model_head_and_images_share_their_scores(config: RunConfig, tmp_path: Path) -> None:
-    other = replace(config, budget=12_000, rank=2, recipe=replace(config.recipe, learning_rate=0.5))
-    assert scores_key(config) == scores_key(other)
-    assert scores_key(config) != scores_key(replace(config, seed=1))
-    assert scores_key(config) != scores_key(replace(config, sensitivity=replace(config.sensitivity, num_batches=1)))
-    assert scores_key(config) == scores_key(replace(config, device="cuda"))
-
-
 def test_a_job_ends_like_a_run_of_its_own(config: RunConfig, finished: RunFolder, tmp_path: Path) -> None:
     job = Job("a/b/c/seed0", tmp_path / "run", config, tmp_path / "scores", test=True)
     outcome = run_job(job)
@@ -172,7 +171,7 @@ def test_a_job_ends_like_a_run_of_its_own(config: RunConfig, finished: RunFolder
     expected, found = read_result(finished.path), read_result(job.folder)
     assert found.test_accuracy_last == expected.test_accuracy_last
     assert [row.train_loss for row in found.metrics] == [row.train_loss for row in expected.metrics]
-    shared = Sensitivity.load(tmp_path / "scores" / scores_key(config) / "sensitivity.safetensors")
+    shared = Sensitivity.load(tmp_path / "scores" / config.scoring.file_name)
     own = Sensitivity.load(finished.sensitivity)
     assert all((shared.scores[name] == own.scores[name]).all() for name in own.scores)
 
@@ -194,15 +193,17 @@ def test_finished_runs_with_other_settings_are_refused_and_not_taken_for_these(
     swept: tuple[SweepConfig, Path, list[JobOutcome]],
 ) -> None:
     sweep, folder, _ = swept
-    other = sweep.with_settings(augment=True)
+    other = sweep.with_settings({"data.augment": True})
     for read in (planned_runs, collect, run_sweep):
-        with pytest.raises(RunFolderError, match="holds a run with other settings: `augment` is False, not True"):
+        with pytest.raises(RunFolderError, match="holds a run with other settings: `data.augment` is False, not True"):
             read(other, folder)
-    assert len(collect(sweep.with_settings(root="moved", device="cpu"), folder).runs) == 4
+    assert len(collect(sweep.with_settings({"data.root": "moved", "compute.device": "cpu"}), folder).runs) == 4
 
 
 def test_only_the_last_weights_on_the_test_split_count_as_a_test(config: RunConfig, tmp_path: Path) -> None:
-    sweep = make_sweep(config, seeds=[0], choose={}, retrain=False, methods={"Head only": {"method": "head"}})
+    sweep = make_sweep(
+        config, seeds=[0], choose={}, retrain=False, methods={"Head only": {"allocation": {"method": "head"}}}
+    )
     expected = run_sweep(sweep, tmp_path).runs
     Run.load(tmp_path / "runs/squares/head-only/plain/seed0").evaluate(split="validation")
     assert collect(sweep, tmp_path).runs == ()
@@ -219,7 +220,9 @@ def test_a_complete_sweep_removes_its_own_scores_alone(config: RunConfig, tmp_pa
 
 def test_a_table_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "sweep.yaml"
-    file.write_text("tasks: {g: [a]}\nmethods: {LoRA: {method: lora, model: vit_tiny_patch16_224}}\n")
+    file.write_text(
+        "tasks: {g: [a]}\nmethods: {LoRA: {allocation: {method: lora}, backbone: {name: vit_tiny_patch16_224}}}\n"
+    )
     assert main(["sweep", str(file), "--output", str(tmp_path / "typo"), "--table"]) == 2
     assert "holds no runs of a sweep to make a table of" in capsys.readouterr().err
     assert not (tmp_path / "typo").exists()

@@ -16,7 +16,8 @@ NAME = "sensitune.json"
 
 
 def make_manifest(**changes: Any) -> AdapterManifest:
-    origin = AdapterOrigin("spt-lora", seed=3, trainable_params=100, head_params=9, data={"source": "wood"})
+    counts = {"trainable_params": 100, "head_params": 9, "backbone_params": 1000}
+    origin = AdapterOrigin("spt-lora", seed=3, **counts, data={"source": "wood"})
     manifest = AdapterManifest(
         BackboneSpec("vit_tiny_patch16_224", checkpoint="vit.npz", image_size=32),
         "0" * 64,
@@ -40,7 +41,13 @@ def test_the_augmentation_of_the_training_is_not_part_of_it(tmp_path: Path) -> N
 
 def test_of_the_data_only_the_name_is_kept(data: ImageData) -> None:
     placed = replace(data, info={"source": "/home/someone/pictures/wood", "split": "as in the folder"})
-    counts: dict[str, Any] = {"method": "head", "seed": 0, "trainable_params": 0, "head_params": 9}
+    counts: dict[str, Any] = {
+        "method": "head",
+        "seed": 0,
+        "trainable_params": 0,
+        "head_params": 9,
+        "backbone_params": 1,
+    }
     assert AdapterOrigin.of(placed, **counts).data == {"source": "wood", "split": "as in the folder"}
     shards = replace(data, info={"source": "/a/train-*.tar, /a/test-*.tar"})
     assert AdapterOrigin.of(shards, **counts).data == {"source": "train-*.tar, test-*.tar"}

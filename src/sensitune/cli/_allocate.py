@@ -28,5 +28,8 @@ def allocate(run: tyro.conf.Positional[Path], /) -> None:
     with reporting(console) as reporter:
         opened = Run.load(run, reporter=reporter)
         allocation = opened.allocation()
+    if allocation is None:
+        console.print(f"The method {opened.config.method.name} places nothing; `sensitune train {run}` goes on.")
+        return
     console.print(allocation_table(allocation))
     show_path(console, "allocation", opened.folder.allocation)

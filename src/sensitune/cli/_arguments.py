@@ -1,25 +1,32 @@
-"""Command-line arguments -> the same dataclasses that the Python API takes."""
+"""Command-line arguments -> the same values that the Python API takes."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import tyro
 
-from sensitune.runs import DEFAULT_PRESETS, METHODS, PRESETS, PresetName, RunConfig, RunFolder, with_preset
+from sensitune.cli._options import filled, names_as_given, options_of, read_options
+from sensitune.runs import METHODS, PresetName, RunConfig, RunFolder, preset_settings
 
 T = TypeVar("T")
 
+if TYPE_CHECKING:
+    _Options = Any
+else:
+    _Options = options_of(RunConfig)
+
 
 @dataclass(frozen=True)
-class RunArguments:
-    """Where a run lives, and its settings."""
+class _Typed:
+    """What the parser reads."""
 
-    settings: Annotated[RunConfig, tyro.conf.arg(name="")]
+    settings: Annotated[_Options, tyro.conf.arg(name="")]
     output: Path | None = None
     """Run folder; made if it is missing, gone on with if it is there. Default: runs/DATA-METHOD."""
     preset: PresetName | None = None
@@ -29,10 +36,18 @@ class RunArguments:
     config: Path | None = None
     """YAML file with settings, such as another run's run.yaml; options on the command line override it."""
 
-    @property
-    def folder(self) -> Path:
-        """The run folder, by its default name if none was given."""
-        return self.output or Path("runs") / f"{Path(self.settings.data).name}-{self.settings.method}"
+
+@dataclass(frozen=True)
+class AskedRun:
+    """The run that a command line means.
+
+    Attributes:
+        folder: Where it lives.
+        config: Its settings.
+    """
+
+    folder: Path
+    config: RunConfig
 
 
 def parse(function: Callable[..., T], arguments: Sequence[str], *, command: str) -> T:
@@ -49,8 +64,9 @@ def parse(function: Callable[..., T], arguments: Sequence[str], *, command: str)
     return tyro.cli(function, args=list(arguments), prog=f"sensitune {command}")
 
 
-def parse_run(arguments: Sequence[str], *, command: str, description: str) -> RunArguments:
-    """The run that a command line means.
+@contextmanager
+def asked_run(arguments: Sequence[str], *, command: str, description: str) -> Iterator[AskedRun]:
+    """The run that a command line means; errors inside name its settings as they were typed.
 
     Settings come, from weak to strong, from the defaults, from the ``run.yaml`` of an existing folder or the file of
     ``--config``, from ``--preset``, and from the command line. A file's settings are meant as they stand: only a run
@@ -61,36 +77,53 @@ def parse_run(arguments: Sequence[str], *, command: str, description: str) -> Ru
         command: Its name.
         description: What it does, for its help.
 
-    Returns:
+    Yields:
         Where the run lives, and its settings.
     """
-    return tyro.cli(
-        RunArguments,
-        args=list(arguments),
-        prog=f"sensitune {command}",
-        description=description,
-        default=_default_arguments(arguments),
-    )
+    known = _look_ahead(arguments)
+    given = _settings_of_file(known)
+    with names_as_given(arguments, from_file=given is not None):
+        defaults = _with_preset({} if given is None else given, known, new=given is None)
+        parsed: _Typed = tyro.cli(
+            _Typed,
+            args=list(arguments),
+            prog=f"sensitune {command}",
+            description=description,
+            default=_Typed(filled(_Options, defaults), known.output, None, known.config),
+        )
+        config = read_options(parsed.settings)
+        default_name = f"{Path(config.data.source).name}-{config.method.name}"
+        yield AskedRun(parsed.output or Path("runs") / default_name, config)
 
 
-def _default_arguments(arguments: Sequence[str]) -> RunArguments:
+def _look_ahead(arguments: Sequence[str]) -> argparse.Namespace:
+    """What decides the defaults of the parser proper, which refuses what makes no sense here."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--output", type=Path)
     first.add_argument("--preset")
     first.add_argument("--method")
-    known, _ = first.parse_known_args(list(arguments))
-    output, config = known.output, known.config
-    preset = known.preset if known.preset in PRESETS else None  # the parser proper refuses any other
-    if config is not None:
-        settings = RunConfig.from_yaml(config)
-    elif output is not None and (output / "run.yaml").exists():
-        settings = RunFolder.load(output).config
-    else:
-        settings = RunConfig(tyro.MISSING, tyro.MISSING)
-        preset = preset or DEFAULT_PRESETS.get(known.method or settings.method)
-    if preset is not None:
-        if known.method in METHODS:  # else the parser proper refuses it
-            settings = replace(settings, method=known.method)
-        settings = with_preset(settings, preset)
-    return RunArguments(settings, output=output, preset=preset, config=config)
+    return first.parse_known_args(list(arguments))[0]
+
+
+def _settings_of_file(known: argparse.Namespace) -> dict[str, Any] | None:
+    if known.config is not None:
+        return RunConfig.from_yaml(known.config).to_dict()
+    if known.output is not None and (known.output / "run.yaml").exists():
+        return RunFolder.load(known.output).config.to_dict()
+    return None
+
+
+def _with_preset(values: dict[str, Any], known: argparse.Namespace, *, new: bool) -> dict[str, Any]:
+    """Settings with those of the preset that was asked for, or of the method's default one where the run is new."""
+    name = known.method or values.get("allocation", {}).get("method", "spt-lora")
+    if name not in METHODS:
+        return values
+    method = METHODS[name]
+    preset = known.preset if known.preset in get_args(PresetName) else None
+    preset = preset or (method.default_preset if new else None)
+    return values if preset is None else _merged(values, preset_settings(method, preset))
+
+
+def _merged(values: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {**values, **{name: {**values.get(name, {}), **changes} for name, changes in groups.items()}}

@@ -13,20 +13,16 @@ from sensitune.backbones import FOCUS_NAME, BackboneSpec, load_backbone
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.cli._run import comparison_row
+from sensitune.data import DataSettings
 from sensitune.report import allocation_table, comparison_table, write_report
-from sensitune.runs import DeviceName, Run, RunConfig, compare, merge, open_image, predict
+from sensitune.runs import ComputeSettings, DeviceName, Run, RunConfig, compare, merge, open_image, predict
 from sensitune.training import AdapterManifest, Recipe, predict_probabilities
 
 # All the demo's numbers. On 2 CPU cores the model trains some 36 images a second: 500 images x 6 epochs x 4 methods.
 UNIFORM_RANK = 2
 SETTINGS = RunConfig(
-    model=FOCUS_NAME,
-    data="demo",
-    rank=8,
-    image_size=98,
-    num_blocks=6,
-    max_train=500,
-    max_test=500,
+    BackboneSpec(FOCUS_NAME, image_size=98, num_blocks=6),
+    DataSettings("demo", max_train=500, max_test=500),
     # Too short a run for stochastic depth to pay.
     recipe=Recipe(epochs=6, warmup_share=1 / 6, batch_size=16, learning_rate=2e-3, drop_path=0.0),
 )
@@ -49,11 +45,11 @@ def demo(*, output: Path = Path("runs/demo"), device: DeviceName = "auto") -> No
     """
     console = make_console()
     started = time.perf_counter()
-    settings = replace(SETTINGS, device=device)
+    settings = replace(SETTINGS, compute=ComputeSettings(device=device))
     console.print(_introduction(settings))
     with reporting(console, always=True) as reporter:
         compared = compare(settings, output, uniform_rank=UNIFORM_RANK, reporter=reporter)
-    spt = next(one for one in compared if one.config.method == "spt-lora")
+    spt = next(one for one in compared if one.config.method.name == "spt-lora")
     _show_report(console, compared, spt, output)
     merged = merge(spt.folder.training.adapter, output / "spt-lora-merged.safetensors")
     _show_predictions(console, spt, merged)
@@ -64,18 +60,20 @@ def demo(*, output: Path = Path("runs/demo"), device: DeviceName = "auto") -> No
 
 
 def _introduction(settings: RunConfig) -> str:
-    recipe = settings.recipe
+    backbone, data, recipe = settings.backbone, settings.data, settings.recipe
     return (
-        f"{settings.model}, its first {settings.num_blocks} blocks, at {settings.image_size} px; photographs of solar "
-        f"cells (elpv-dataset, CC BY-NC-SA): {settings.max_train} to train, {settings.max_test} to test; "
+        f"{backbone.name}, its first {backbone.num_blocks} blocks, at {backbone.image_size} px; photographs of solar "
+        f"cells (elpv-dataset, CC BY-NC-SA): {data.max_train} to train, {data.max_test} to test; "
         f"{recipe.epochs} epochs; one seed ({settings.seed})."
     )
 
 
 def _show_report(console: Console, compared: Sequence[Run], spt: Run, output: Path) -> None:
     rows = [comparison_row(one) for one in compared]
-    written = write_report(output, spt.allocation(), sensitivity=spt.sensitivity(), comparison=rows)
-    console.print(allocation_table(spt.allocation()))
+    allocation = spt.allocation()
+    assert allocation is not None
+    written = write_report(output, allocation, sensitivity=spt.sensitivity(), comparison=rows)
+    console.print(allocation_table(allocation))
     console.print(comparison_table(rows))
     console.print(
         "Uniform LoRA, SPT-LoRA (preset best) and SPT sparse only train the same number of parameters. One seed is one "
@@ -89,11 +87,11 @@ def _show_report(console: Console, compared: Sequence[Run], spt: Run, output: Pa
 def _show_predictions(console: Console, spt: Run, merged: Path) -> None:
     """Some test photographs, as the adapter sees them; the merged checkpoint must see the same."""
     files, labels = _test_files(spt)
-    predictions = predict(spt.folder.training.adapter, files, device=spt.config.device)
+    predictions = predict(spt.folder.training.adapter, files, device=spt.config.compute.device)
     spec = BackboneSpec(FOCUS_NAME, checkpoint=str(merged))
     plain = load_backbone(spec, num_classes=len(predictions.class_names), keep_head=True).model
     transform = AdapterManifest.load(spt.folder.training.adapter).transform
-    again = predict_probabilities(plain, map(open_image, files), transform, device=spt.config.device)
+    again = predict_probabilities(plain, map(open_image, files), transform, device=spt.config.compute.device)
     for index, (file, label) in enumerate(zip(files, labels, strict=True)):
         name, probability = predictions.best(index)
         console.print(f"{file.name}: {name} ({probability:.0%}); the label says {predictions.class_names[label]}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sensitune.cli._arguments import parse_run
+from rich.console import Console
+
+from sensitune.cli._arguments import asked_run
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.report import ComparisonRow, allocation_table, comparison_table, write_report
-from sensitune.runs import METHODS, Run
+from sensitune.runs import Run
 
 DESCRIPTION = """Tune a pretrained vision model on your own images, under a budget of trainable parameters.
 
@@ -17,14 +19,19 @@ written to the run folder; the same command goes on where it stopped."""
 
 def main(arguments: Sequence[str]) -> None:
     """Run the subcommand."""
-    asked = parse_run(arguments, command="run", description=DESCRIPTION)
-    console = make_console()
-    with reporting(console) as reporter:
-        run = Run.open(asked.folder, asked.settings, reporter=reporter)
-        result = run.train()
-    row, folder = comparison_row(run), run.folder
-    written = write_report(folder.path, run.allocation(), sensitivity=run.known_sensitivity(), comparison=[row])
-    console.print(allocation_table(run.allocation()))
+    with asked_run(arguments, command="run", description=DESCRIPTION) as asked:
+        console = make_console()
+        with reporting(console) as reporter:
+            run = Run.open(asked.folder, asked.config, reporter=reporter)
+            run.train()
+        _show(console, run)
+
+
+def _show(console: Console, run: Run) -> None:
+    row, folder, allocation, result = comparison_row(run), run.folder, run.allocation(), run.train()
+    written = write_report(folder.path, allocation, sensitivity=run.known_sensitivity(), comparison=[row])
+    if allocation is not None:
+        console.print(allocation_table(allocation))
     console.print(comparison_table([row], title="Result"))
     show_path(console, "adapter (last epoch)", folder.training.adapter)
     if result.chosen_epoch is not None:
@@ -36,10 +43,12 @@ def main(arguments: Sequence[str]) -> None:
 
 def comparison_row(run: Run) -> ComparisonRow:
     """A finished run as a row of the report's table."""
-    result = run.train()
-    return ComparisonRow.of(
-        run.allocation(),
-        method=METHODS[run.config.method].label,
+    result, cost = run.train(), run.origin()
+    return ComparisonRow(
+        method=run.config.method.title(run.config.allocation),
+        trainable_params=cost.trainable_params,
+        trainable_params_with_head=cost.trainable_params + cost.head_params,
+        backbone_share=cost.trainable_params / cost.backbone_params,
         last_accuracy=result.test_accuracy_last,
         chosen_accuracy=result.test_accuracy_chosen,
         seconds=result.seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sensitune.cli._arguments import parse_run
+from sensitune.cli._arguments import asked_run
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.runs import Run
 
@@ -15,11 +15,11 @@ Makes the run folder; `sensitune allocate` and `sensitune train` go on from ther
 
 def main(arguments: Sequence[str]) -> None:
     """Run the subcommand."""
-    asked = parse_run(arguments, command="sensitivity", description=DESCRIPTION)
-    console = make_console()
-    with reporting(console) as reporter:
-        run = Run.open(asked.folder, asked.settings, reporter=reporter)
-        sensitivity = run.sensitivity()
-    scored = sum(site.numel for site in sensitivity.sites)
-    console.print(f"{scored:,} parameters at {len(sensitivity.sites)} sites scored.")
-    show_path(console, "sensitivity", run.folder.sensitivity)
+    with asked_run(arguments, command="sensitivity", description=DESCRIPTION) as asked:
+        console = make_console()
+        with reporting(console) as reporter:
+            run = Run.open(asked.folder, asked.config, reporter=reporter)
+            sensitivity = run.sensitivity()
+        scored = sum(site.numel for site in sensitivity.sites)
+        console.print(f"{scored:,} parameters at {len(sensitivity.sites)} sites scored.")
+        show_path(console, "sensitivity", run.folder.sensitivity)

@@ -69,10 +69,8 @@ def sweep(
         SweepError: If runs failed; the table of the others is written all the same.
     """
     sweep_config = SweepConfig.from_yaml(config)
-    if root is not None:
-        sweep_config = sweep_config.with_settings(root=root)
-    if device is not None:
-        sweep_config = sweep_config.with_settings(device=device)
+    changes = {"data.root": root, "compute.device": device}
+    sweep_config = sweep_config.with_settings({name: value for name, value in changes.items() if value is not None})
     folder = output or Path("runs/sweeps") / config.stem
     console = make_console()
     if plan:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def write_report(
     folder: str | os.PathLike[str],
-    allocation: Allocation,
+    allocation: Allocation | None,
     *,
     sensitivity: Sensitivity | None = None,
     comparison: Sequence[ComparisonRow] = (),
@@ -33,7 +33,7 @@ def write_report(
 
     Args:
         folder: The run folder; made if it is missing. Files of an earlier report are replaced.
-        allocation: What was tuned.
+        allocation: What was tuned; None of a method that places nothing, such as full fine-tuning.
         sensitivity: The scores behind it; with them and the allocation's `tau`, the sensitive parameters are drawn too.
         comparison: Results to show in a table; two or more with an accuracy are drawn as well.
 
@@ -55,18 +55,21 @@ def write_report(
     return [page, *written]
 
 
-def _tables(allocation: Allocation, comparison: Sequence[ComparisonRow]) -> Iterator[tuple[str, Table[Any]]]:
+def _tables(allocation: Allocation | None, comparison: Sequence[ComparisonRow]) -> Iterator[tuple[str, Table[Any]]]:
     if comparison:
         yield "comparison", comparison_table(comparison)
-    yield "allocation_by_operation", allocation_table(allocation, by="operation")
-    yield "allocation_by_block", allocation_table(allocation, by="block")
+    if allocation is not None:
+        yield "allocation_by_operation", allocation_table(allocation, by="operation")
+        yield "allocation_by_block", allocation_table(allocation, by="block")
 
 
 def _figures(
-    allocation: Allocation, sensitivity: Sensitivity | None, comparison: Sequence[ComparisonRow]
+    allocation: Allocation | None, sensitivity: Sensitivity | None, comparison: Sequence[ComparisonRow]
 ) -> Iterator[tuple[str, Figure]]:
     if sum(row.last_accuracy is not None for row in comparison) > 1:
         yield "accuracy", figure_accuracy(comparison)
+    if allocation is None:
+        return
     has_blocks = any(site.block is not None for site in allocation.outline.sites)
     if sensitivity is not None and allocation.tau:
         if has_blocks:

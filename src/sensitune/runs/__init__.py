@@ -9,7 +9,11 @@ stages. `compare` does it for several methods at the cost of the uniform LoRA: s
 rank (in + out), plus the class token. `predict` and `merge` need an adapter folder alone, plus its backbone.
 
 Example:
-    >>> config = RunConfig("vit_small_patch16_224", "my_images", budget="0.5%")
+    >>> from sensitune.backbones import BackboneSpec
+    >>> from sensitune.data import DataSettings
+    >>> config = RunConfig(
+    ...     BackboneSpec("vit_small_patch16_224"), DataSettings("my_images"), allocation=AllocationSettings(budget="1%")
+    ... )
     >>> run = Run.open("runs/mine", config)  # doctest: +SKIP
     >>> run.train().test_accuracy_last  # doctest: +SKIP
     0.93
@@ -18,23 +22,22 @@ Example:
 """
 
 from sensitune.runs._compare import DEFAULT_METHODS, compare
-from sensitune.runs._config import DEFAULT_BUDGET, DeviceName, Method, RunConfig, SensitivitySettings
-from sensitune.runs._folder import RunFolder
-from sensitune.runs._methods import METHODS, MethodInfo
-from sensitune.runs._presets import DEFAULT_PRESETS, PRESETS, PresetName, with_preset
+from sensitune.runs._config import RunConfig
+from sensitune.runs._folder import RunFolder, check_finished
+from sensitune.runs._presets import preset_settings, with_preset
 from sensitune.runs._reporter import Reporter, Silent
 from sensitune.runs._run import Run
+from sensitune.runs._settings import AllocationSettings, ComputeSettings, DeviceName, SensitivitySettings
 from sensitune.runs._use import Predictions, merge, open_image, predict
+from sensitune.runs.methods import METHODS, Method, PresetName
 
 __all__ = [
-    "DEFAULT_BUDGET",
     "DEFAULT_METHODS",
-    "DEFAULT_PRESETS",
     "METHODS",
-    "PRESETS",
+    "AllocationSettings",
+    "ComputeSettings",
     "DeviceName",
     "Method",
-    "MethodInfo",
     "Predictions",
     "PresetName",
     "Reporter",
@@ -43,9 +46,11 @@ __all__ = [
     "RunFolder",
     "SensitivitySettings",
     "Silent",
+    "check_finished",
     "compare",
     "merge",
     "open_image",
     "predict",
+    "preset_settings",
     "with_preset",
 ]

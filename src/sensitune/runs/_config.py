@@ -3,194 +3,87 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Final, get_type_hints
 
-from sensitune._schema import read, read_yaml
-from sensitune.errors import ArgumentError
+from sensitune._schema import Seed, check, read, read_yaml, to_plain
+from sensitune.backbones import BackboneSpec
+from sensitune.data import DataSettings
+from sensitune.errors import ArgumentError, ConfigError
+from sensitune.runs._scoring import Scoring
+from sensitune.runs._settings import AllocationSettings, ComputeSettings, SensitivitySettings
+from sensitune.runs.methods import METHODS, Method
 from sensitune.training import Recipe
 
-Method = Literal[
-    "spt-lora",
-    "spt-adapter",
-    "sparse",
-    "lora",
-    "lora-stored",
-    "lora-qv",
-    "adapter",
-    "random",
-    "random-lora",
-    "random-sparse",
-    "magnitude",
-    "neurons",
-    "vectors",
-    "head",
-    "full",
-]
-Placement = Literal["threshold", "knapsack"]
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-CriterionName = Literal[
-    "squared_gradient",
-    "weight_gradient",
-    "gradient_over_weight",
-    "absolute_gradient_sum",
-    "signal_to_noise",
-    "normalised_squared_gradient",
-    "magnitude",
-    "random",
-]
-
-DEFAULT_BUDGET = "0.5%"
-BUDGETED_METHODS: tuple[Method, ...] = (
-    "spt-lora",
-    "spt-adapter",
-    "sparse",
-    "random",
-    "random-lora",
-    "random-sparse",
-    "magnitude",
-    "neurons",
-)
-GRADIENT_START_METHODS: tuple[Method, ...] = ("spt-lora", "lora", "lora-stored", "lora-qv", "random-lora")
-SPT_METHODS: tuple[Method, ...] = ("spt-lora", "spt-adapter", "sparse")
-
-
-@dataclass(frozen=True)
-class SensitivitySettings:
-    """How the sensitivity is estimated. The defaults are the published ones (SPT, section 4.1)."""
-
-    num_batches: int = 16
-    """Batches of the training split, in its order, without augmentation; fewer where the split ends earlier."""
-    batch_size: int = 32
-    """Images in a batch; the score sums the squared gradients of the batches' mean losses."""
-    criterion: CriterionName = "squared_gradient"
-    """What makes a parameter sensitive; squared_gradient is the published one."""
-    micro_batch_size: int | None = None
-    """Images that go through the model at once; lower it where memory is short, the result stays the same."""
-    head: Literal["random", "probe"] = "random"
-    """Head that the scores are taken with: the new random one, or one that is first fitted to the same images with the
-    backbone frozen."""
-    drop_path: float = 0.0
-    """Stochastic depth while scoring; the published code leaves it at 0.1, which makes the scores random."""
+RECORDED_KEY: Final = "recorded"
+_OF_SOME_METHODS: Final = ("budget", "tau", "placement", "lora_start", "peft")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: which model is tuned on which images, where the parameters go, and how it is trained."""
+    """One run: which model is tuned on which images, where the parameters go, and how it is trained.
 
-    model: str
-    """Name of a timm model (vit_base_patch16_224.augreg_in21k), one that `sensitune backbones` lists, or
-    dinov2_vit_s14_focus."""
-    data: str
-    """Folder with one folder of images per class (with or without train, val and test above them), demo, the folder of
-    a VTAB-1k task or FGVC set, a CSV or JSON list of images, or hf:OWNER/NAME."""
-    method: Method = "spt-lora"
-    """What is tuned: by sensitivity (spt-lora, spt-adapter, sparse), everywhere (lora, adapter, vectors), everywhere as
-    PEFT places it (lora-stored: a fused q, k, v is one matrix), and so on."""
-    budget: int | str | None = None
-    """Trainable parameters, the head not counted: 400_000, 0.4M, or 0.5% of the backbone (the default)."""
-    tau: int | None = None
-    """Instead of a budget: how many of the most sensitive parameters are selected."""
-    rank: int = 8
-    """Rank of the LoRA or Adapter modules."""
-    alpha: float = 10.0
-    """A matrix gets a module if it holds at least 1/alpha of the module's size in selected parameters."""
-    beta: float = 5.0
-    """A vector is tuned whole if at least 1/beta of it is selected."""
-    placement: Placement = "threshold"
-    """How spt-lora spends its budget: by the published thresholds, or where a parameter gains most, each matrix with
-    the rank that pays."""
-    lora_start: Literal["random", "gradient"] = "random"
-    """Where a LoRA's down projection starts: at random, or along the directions in which the loss falls fastest."""
-    checkpoint: str | None = None
-    """Local weight file for the model (.safetensors, .npz, .pth); None takes the weights of its name."""
-    pretrained: bool = True
-    """False starts from random weights."""
-    image_size: int | None = None
-    """Side of the square input in pixels; None is the model's own."""
-    num_blocks: int | None = None
-    """Keep only the first blocks of a transformer; None keeps all."""
-    normalize: Literal["imagenet", "model"] = "imagenet"
-    """Mean and standard deviation of the pixels: ImageNet's, or those the model was trained with."""
-    resize: int | None = None
-    """Resize to this side before cropping to the image size; None resizes straight to it."""
-    augment: bool = False
-    """Crop and flip the training images at random."""
-    root: str | None = None
-    """Folder of a benchmark's data, or of the images that a table of paths names; None is the usual place."""
-    max_train: int | None = None
-    """Use at most so many training images."""
-    shots: int | None = None
-    """Use exactly so many training images of every class."""
-    max_test: int | None = None
-    """Use at most so many test images, chosen at random."""
-    train_on_validation: bool = False
-    """Train on the training and the validation images together, with the settings that were chosen before."""
-    test: bool = True
-    """False leaves the test split alone: for runs that settings are chosen with."""
-    split_seed: int = 0
-    """Seed of a split that has to be made, and of the choice of images."""
-    skip_unreadable: bool = False
-    """Leave damaged images out instead of stopping at the first."""
+    What its scores depend on are the groups `backbone`, `data` and `sensitivity`, and the seed: see `scoring`.
+    """
+
+    backbone: BackboneSpec
+    """The model that is tuned."""
+    data: DataSettings
+    """The images."""
     sensitivity: SensitivitySettings = field(default_factory=SensitivitySettings)
     """How the sensitivity is estimated."""
+    allocation: AllocationSettings = field(default_factory=AllocationSettings)
+    """What is tuned."""
     recipe: Recipe = field(default_factory=Recipe)
-    """How the model is trained."""
-    seed: int = 0
-    """Seed of everything random: new head, adapter initialisation, order of the images, dropout."""
-    device: DeviceName = "auto"
-    """Where it runs: auto takes CUDA, else Apple's MPS, else the CPU."""
-    num_workers: int = 0
-    """Processes that read images; 0 reads them in this one."""
+    """How it is trained."""
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    """Where it is computed."""
+    seed: Seed = 0
+    """Seed of everything random: new head, random placement, adapter initialisation, order of the images, dropout."""
 
     def __post_init__(self) -> None:
-        if self.budget is not None and self.tau is not None:
-            raise ArgumentError(f"Give `budget` or `tau`, not both. Got {self.budget!r} and {self.tau:,}.")
-        if self.placement != "threshold" and self.method != "spt-lora":
-            raise ArgumentError(f"`placement` belongs to the method spt-lora, not to {self.method}. Leave it out.")
-        if self.lora_start != "random" and self.method not in GRADIENT_START_METHODS:
-            raise ArgumentError(
-                f"`lora_start` {self.lora_start} belongs to the methods {', '.join(GRADIENT_START_METHODS)}, not to "
-                f"{self.method}. Leave it, or the preset that sets it, out."
-            )
-        if self.placement == "knapsack" and self.tau is not None:
-            raise ArgumentError(f"The placement knapsack spends a `budget`; it has no `tau`. Got {self.tau:,}.")
-        given = "budget" if self.budget is not None else "tau" if self.tau is not None else None
-        if given and self.method not in BUDGETED_METHODS:
-            raise ArgumentError(
-                f"`{given}` has no meaning for the method {self.method!r}: its cost follows from the model and `rank`."
-            )
-        if self.max_train is not None and self.shots is not None:
-            raise ArgumentError(f"Give `max_train` or `shots`, not both. Got {self.max_train} and {self.shots}.")
-        for name in ("max_train", "max_test", "shots"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ArgumentError(f"`{name}` must be at least 1, or None for all images. Got {value}.")
-        if not 0 <= self.seed < 2**32:
-            raise ArgumentError(f"`seed` must be a whole number from 0 to {2**32 - 1}. Got {self.seed}.")
+        check(self)
+        _check_method(self.allocation)
 
     @property
-    def needs_gradients(self) -> bool:
-        """Whether the directions of the gradients are needed besides the scores."""
-        return self.placement == "knapsack" or self.lora_start == "gradient"
+    def method(self) -> Method:
+        """The run's method."""
+        return METHODS[self.allocation.method]
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the run takes the first stage."""
+        return self.method.needs_scores(self.allocation)
+
+    @property
+    def scoring(self) -> Scoring:
+        """What the run's scores depend on, and nothing else."""
+        sensitivity = self.method.scoring(self.allocation, self.sensitivity)
+        return Scoring(self.backbone, self.data, sensitivity, self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, ready for YAML."""
-        return asdict(self)
+        return to_plain(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
         """Read what `to_dict` wrote, or a person.
 
         Args:
-            values: Setting -> value; what is left out takes its default.
+            values: Group -> setting -> value; what is left out takes its default.
 
         Returns:
             The configuration.
 
         Raises:
-            ConfigError: If a key is unknown (the closest known one is named), missing, or of the wrong type.
+            ConfigError: If a key is unknown (the closest known one is named), missing, outside its group, or of the
+                wrong type.
         """
+        groups = {each.name: get_type_hints(cls)[each.name] for each in fields(cls)}
+        for key in values.keys() - groups.keys():
+            for name, group in groups.items():
+                if is_dataclass(group) and key in {each.name for each in fields(group)}:
+                    raise ConfigError(f"`{key}` is a setting of the group `{name}`. Write `{name}: {{{key}: ...}}`.")
         return read(cls, values)
 
     @classmethod
@@ -209,9 +102,31 @@ class RunConfig:
         return cls.from_dict(read_settings(path))
 
 
-RECORDED_KEY = "recorded"
-
-
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The settings of a configuration file, without what a run folder records beside them."""
     return {key: value for key, value in read_yaml(path).items() if key != RECORDED_KEY}
+
+
+def _check_method(settings: AllocationSettings) -> None:
+    """Refuse settings that mean nothing to the method, or contradict each other."""
+    method = METHODS[settings.method]
+    defaults = {each.name: each.default for each in fields(settings)}
+    for name in _OF_SOME_METHODS:
+        if getattr(settings, name) == defaults[name] or name in method.takes:
+            continue
+        owners = [each.name for each in METHODS.values() if name in each.takes]
+        belongs = f"the methods {', '.join(owners)}" if len(owners) > 1 else f"the method {owners[0]}"
+        preset = ", or the preset that sets it," if name == "lora_start" else ""
+        raise ArgumentError(
+            f"`allocation.{name}` belongs to {belongs}, not to {settings.method}. Leave it{preset} out."
+        )
+    if settings.method == "peft" and settings.peft is None:
+        raise ArgumentError("The method peft needs `allocation.peft`, such as {peft_type: LORA, use_dora: true}.")
+    if settings.tau is not None and settings.budget is not None:
+        raise ArgumentError(
+            f"Give `allocation.budget` or `allocation.tau`, not both. Got {settings.budget!r} and {settings.tau:,}."
+        )
+    if settings.tau is not None and settings.placement == "knapsack":
+        raise ArgumentError(
+            f"The placement knapsack spends an `allocation.budget`; it has no `allocation.tau`. Got {settings.tau:,}."
+        )

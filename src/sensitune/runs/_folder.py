@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -13,14 +14,15 @@ from typing import Any
 from sensitune._files import atomic_write
 from sensitune._schema import dump_yaml
 from sensitune.errors import RunFolderError
-from sensitune.runs._config import RECORDED_KEY, DeviceName, RunConfig, read_settings
+from sensitune.runs._config import RECORDED_KEY, RunConfig, read_settings
+from sensitune.runs._settings import DeviceName
 from sensitune.training import TrainingFolder
 
 _PACKAGES = ("sensitune", "torch", "torchvision", "timm", "peft", "transformers", "accelerate", "datasets")
 # Where a run is computed does not make it another run.
-_FREE_SETTINGS = frozenset({"device", "num_workers"})
+_FREE_SETTINGS = frozenset({"compute"})
 # Nor does it matter to a finished run where its images lie by now.
-_FREE_WHEN_FINISHED = _FREE_SETTINGS | {"root"}
+_FREE_WHEN_FINISHED = _FREE_SETTINGS | {"data.root"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class RunFolder:
 
         Args:
             path: The folder.
-            config: The settings. ``device`` and ``num_workers`` may differ from the recorded ones.
+            config: The settings. The group ``compute`` may differ from the recorded one.
 
         Returns:
             The run folder.
@@ -87,7 +89,9 @@ class RunFolder:
                 f"{os.fspath(path)} is not a run folder: it has no run.yaml. Start with `sensitune run`."
             )
         config = RunConfig.from_yaml(settings)
-        return cls(Path(path), config if device is None else replace(config, device=device))
+        if device is not None:
+            config = replace(config, compute=replace(config.compute, device=device))
+        return cls(Path(path), config)
 
     @property
     def settings(self) -> Path:
@@ -133,29 +137,29 @@ def check_finished(folder: RunFolder) -> None:
         folder: The run.
 
     Raises:
-        RunFolderError: If it has other settings than the recorded ones, but for ``device``, ``num_workers``, ``root``.
+        RunFolderError: If it has other settings than the recorded ones, but for ``compute`` and ``data.root``.
     """
     _refuse_other_run(folder, _FREE_WHEN_FINISHED)
 
 
 def _refuse_other_run(folder: RunFolder, free: frozenset[str]) -> None:
     recorded, asked = RunConfig.from_dict(read_settings(folder.settings)).to_dict(), folder.config.to_dict()
-    different = [_difference(name, recorded[name], asked[name]) for name in asked if name not in free]
-    named = [text for text in different if text]
-    if named:
+    if named := list(_differences(recorded, asked, free)):
         raise RunFolderError(
             f"{folder.path} holds a run with other settings: {', '.join(named)}. "
             "Choose another folder, or the recorded settings."
         )
 
 
-def _difference(name: str, recorded: Any, asked: Any) -> str:
-    if recorded == asked:
-        return ""
-    if isinstance(recorded, dict):
-        parts = (_difference(f"{name}.{key}", recorded[key], asked[key]) for key in asked)
-        return ", ".join(part for part in parts if part)
-    return f"`{name}` is {recorded!r}, not {asked!r}"
+def _differences(recorded: Any, asked: Any, free: frozenset[str], name: str = "") -> Iterator[str]:
+    """What differs, by dotted names, but for what is free to."""
+    if recorded == asked or name in free:
+        return
+    if isinstance(recorded, dict) and isinstance(asked, dict):
+        for key in recorded | asked:
+            yield from _differences(recorded.get(key), asked.get(key), free, f"{name}.{key}" if name else key)
+    else:
+        yield f"`{name}` is {recorded!r}, not {asked!r}"
 
 
 def _surroundings() -> dict[str, Any]:

@@ -7,57 +7,40 @@ from functools import cached_property
 
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone, rebuild_backbone
 from sensitune.data import DataSettings, ImageData, ImageTransform, load_data
-from sensitune.runs._config import RunConfig
 
 
 class Ingredients:
-    """Images, transform and backbone of a run, made when they are first asked for and kept for its other stages.
+    """Images, transform and backbone, made when they are first asked for and kept for whoever asks again.
 
     Args:
-        config: The run's settings.
+        backbone: The model.
+        data: The images.
+        seed: Of the model's new head.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, backbone: BackboneSpec, data: DataSettings, seed: int) -> None:
+        self._spec = backbone
+        self._settings = data
+        self._seed = seed
 
     @cached_property
     def all_data(self) -> ImageData:
-        """The run's images, the test split too, whether or not the run is to see it."""
-        config = self.config
-        return load_data(
-            DataSettings(
-                config.data,
-                root=config.root,
-                train_on_validation=config.train_on_validation,
-                split_seed=config.split_seed,
-                max_train=config.max_train,
-                shots=config.shots,
-                max_test=config.max_test,
-                skip_unreadable=config.skip_unreadable,
-            )
-        )
+        """The images, the test split too, whether or not it is to be seen."""
+        return load_data(replace(self._settings, test=True))
 
     @cached_property
     def data(self) -> ImageData:
-        """The images that the run is to see."""
-        if self.config.test or "test" not in self.all_data.dataset:
+        """The images that are to be seen."""
+        splits = dict(self.all_data.dataset)
+        if self._settings.test or "test" not in splits:
             return self.all_data
-        return self.all_data.with_splits(
-            {name: split for name, split in self.all_data.dataset.items() if name != "test"}
-        )
+        del splits["test"]
+        return self.all_data.with_splits(splits)
 
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone with its new head as it was loaded: to be looked at, never to be changed or moved."""
-        config = self.config
-        spec = BackboneSpec(
-            name=config.model,
-            checkpoint=config.checkpoint,
-            pretrained=config.pretrained,
-            image_size=config.image_size,
-            num_blocks=config.num_blocks,
-        )
-        return load_backbone(spec, num_classes=self.data.num_classes, seed=config.seed)
+        return load_backbone(self._spec, num_classes=self.data.num_classes, seed=self._seed)
 
     def fresh_backbone(self, *, drop_path: float = 0.0) -> Backbone:
         """A backbone for a stage of its own, to be moved, tuned and trained; its weights come from memory."""
@@ -66,13 +49,13 @@ class Ingredients:
     @cached_property
     def transform(self) -> ImageTransform:
         """The recorded preprocessing: ImageNet's statistics unless the model's own are asked for."""
-        backbone = self.backbone
+        backbone, settings = self.backbone, self._settings
         transform = ImageTransform(
             image_size=backbone.image_size,
             interpolation=backbone.interpolation,
-            resize=self.config.resize,
-            augment=self.config.augment,
+            resize=settings.resize,
+            augment=settings.augment,
         )
-        if self.config.normalize == "model":
+        if settings.normalize == "model":
             return replace(transform, mean=backbone.mean, std=backbone.std)
         return transform

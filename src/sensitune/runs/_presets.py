@@ -1,52 +1,42 @@
-"""Settings of SPT by name: the published ones, and those that the accuracy suite supports."""
+"""A run's settings with a preset of its method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
-from typing import Any, Final, Literal
 
 from sensitune.errors import ArgumentError
-from sensitune.runs._config import GRADIENT_START_METHODS, SPT_METHODS, Method, RunConfig
-
-PresetName = Literal["paper", "best"]
-DEFAULT_PRESETS: Final[Mapping[Method, PresetName]] = MappingProxyType({"spt-lora": "best", "spt-adapter": "best"})
-"""Method -> what the command line and `compare` take: what the accuracy suite supports on validation images at every
-learning rate tried (docs/accuracy.md). Sparse values alone gain from it only at high ones, so they take none. The
-fields of `RunConfig` by themselves default to the published values."""
-
-_THRESHOLDS = {"placement": "threshold", "alpha": 10.0, "beta": 5.0}
-
-PRESETS: Final[Mapping[PresetName, Mapping[str, Any]]] = MappingProxyType(
-    {
-        # He et al., ICCV 2023, section 4.1 and the authors' scripts.
-        "paper": MappingProxyType(_THRESHOLDS | {"lora_start": "random", "recipe": {"in_place_rate": 1.0}}),
-        # The two changes that did better on validation images (docs/accuracy.md); where parameters go is the paper's.
-        "best": MappingProxyType(_THRESHOLDS | {"lora_start": "gradient", "recipe": {"in_place_rate": 0.1}}),
-    }
-)
-"""Preset -> settings of a run; what it does not name is left alone, and only LoRAs have a `lora_start`."""
+from sensitune.runs._config import RunConfig
+from sensitune.runs.methods import METHODS, Method, Preset, PresetName
 
 
 def with_preset(config: RunConfig, preset: PresetName) -> RunConfig:
-    """A run's settings with those of a preset.
+    """A run's settings with those of a preset of its method.
 
     Args:
         config: The settings.
-        preset: ``"paper"`` or ``"best"``.
+        preset: ``"paper"``, the published settings, or ``"best"``, those that the accuracy suite supports.
 
     Returns:
         New settings.
+    """
+    groups = preset_settings(config.method, preset)
+    return replace(config, **{name: replace(getattr(config, name), **values) for name, values in groups.items()})
+
+
+def preset_settings(method: Method, preset: PresetName) -> Preset:
+    """What a preset of a method sets.
+
+    Args:
+        method: The method.
+        preset: The preset's name.
+
+    Returns:
+        Group -> setting -> value.
 
     Raises:
-        ArgumentError: If the method is none of SPT's.
+        ArgumentError: If the method has no such preset.
     """
-    if config.method not in SPT_METHODS:
-        raise ArgumentError(
-            f"`preset` belongs to the methods {', '.join(SPT_METHODS)}, not to {config.method}. Leave it out."
-        )
-    settings = dict(PRESETS[preset])
-    if config.method not in GRADIENT_START_METHODS:
-        del settings["lora_start"]
-    return replace(config, **settings | {"recipe": replace(config.recipe, **settings["recipe"])})
+    if preset not in method.presets:
+        owners = ", ".join(each.name for each in METHODS.values() if preset in each.presets)
+        raise ArgumentError(f"`preset` belongs to the methods {owners}, not to {method.name}. Leave it out.")
+    return method.presets[preset]

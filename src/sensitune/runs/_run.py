@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from peft import get_peft_model
-from safetensors.torch import load_file, save_file
+from peft import PeftModel
+from safetensors.torch import save_file
 
 from sensitune._files import atomic_write
 from sensitune.allocation import Allocation, compute_lora_start
-from sensitune.data import batches
 from sensitune.errors import DataError, RunFolderError
-from sensitune.runs._config import DeviceName, RunConfig
+from sensitune.runs._config import RunConfig
 from sensitune.runs._folder import RunFolder
 from sensitune.runs._ingredients import Ingredients
-from sensitune.runs._methods import METHODS, criterion_of, needs_sensitivity, scoring_method
 from sensitune.runs._reporter import Reporter, Silent, report_training
-from sensitune.sensitivity import Sensitivity, estimate_sensitivity
+from sensitune.runs._scoring import estimate
+from sensitune.runs._settings import DeviceName
+from sensitune.sensitivity import Sensitivity
+from sensitune.sites import outline_model
 from sensitune.training import (
     AdapterManifest,
     AdapterOrigin,
     Evaluation,
     TrainingResult,
     evaluate,
-    fit_head,
     load_tuned,
     read_result,
-    resolve_device,
     train,
 )
-from sensitune.tuner import SptConfig, apply_lora_start
 
 
 class Run:
@@ -48,33 +44,51 @@ class Run:
 
     Args:
         folder: Where it lives.
-        ingredients: Images and backbone; None makes those of the settings.
+        ingredients: Images and backbone of its settings, where another run has them already; None makes them.
+        scores: Folder in which runs that take the same scores share them; None keeps them in the run's own.
         reporter: Is told where it stands.
     """
 
     def __init__(
-        self, folder: RunFolder, *, ingredients: Ingredients | None = None, reporter: Reporter | None = None
+        self,
+        folder: RunFolder,
+        *,
+        ingredients: Ingredients | None = None,
+        scores: Path | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
+        config = folder.config
         self.folder = folder
         self.reporter = reporter or Silent()
-        self.ingredients = ingredients or Ingredients(folder.config)
+        self.ingredients = ingredients or Ingredients(config.backbone, config.data, config.seed)
+        self._scores = scores
         self._sensitivity: Sensitivity | None = None
         self._allocation: Allocation | None = None
         self._result: TrainingResult | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], config: RunConfig, *, reporter: Reporter | None = None) -> Run:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        config: RunConfig,
+        *,
+        ingredients: Ingredients | None = None,
+        scores: Path | None = None,
+        reporter: Reporter | None = None,
+    ) -> Run:
         """Start a run in a folder, or go on with one of the same settings.
 
         Args:
             path: The folder; made if it is missing.
-            config: The settings. ``device`` and ``num_workers`` may differ from the recorded ones.
-            reporter: Is told where it stands.
+            config: The settings. The group ``compute`` may differ from the recorded one.
+            ingredients: As in the class.
+            scores: As in the class.
+            reporter: As in the class.
 
         Returns:
             The run.
         """
-        return cls(RunFolder.open(path, config), reporter=reporter)
+        return cls(RunFolder.open(path, config), ingredients=ingredients, scores=scores, reporter=reporter)
 
     @classmethod
     def load(
@@ -104,65 +118,48 @@ class Run:
             The scores, which stay in the file and are mapped into memory where they are used.
         """
         if self._sensitivity is None:
-            if not self.folder.sensitivity.exists():
-                self._estimate().save(self.folder.sensitivity)
-            self._sensitivity = Sensitivity.load(self.folder.sensitivity, lazy=True)
+            path = self._known_scores()
+            if path is None:
+                self.reporter.stage("Scoring every parameter")
+                scoring, device = self.config.scoring, self.config.compute.device
+                path = self.folder.sensitivity if self._scores is None else self._scores / scoring.file_name
+                estimate(scoring, self.ingredients, device=device, progress=self.reporter.step).save(path)
+            self._sensitivity = Sensitivity.load(path, lazy=True)
         return self._sensitivity
 
     def known_sensitivity(self) -> Sensitivity | None:
         """The scores if they are there; nothing is computed."""
-        known = self._sensitivity is not None or self.folder.sensitivity.exists()
-        return self.sensitivity() if known else None
+        return None if self._known_scores() is None else self.sensitivity()
 
-    def _estimate(self) -> Sensitivity:
-        self.reporter.stage("Scoring every parameter")
-        config, settings = self.config, self.config.sensitivity
-        model = self.ingredients.fresh_backbone(drop_path=settings.drop_path).model
-        model.to(resolve_device(config.device))
-        images = self.ingredients.data.dataset["train"]
-        num_batches = min(settings.num_batches, math.ceil(len(images) / settings.batch_size))
-        first = partial(
-            batches, images, self.ingredients.transform, batch_size=settings.batch_size, num_batches=num_batches
-        )
-        if settings.head == "probe":
-            fit_head(model, first())
-        return estimate_sensitivity(
-            model,
-            first(),
-            num_batches=num_batches,
-            criterion=criterion_of(config),
-            sites=METHODS[scoring_method(config)].outline(model),
-            micro_batch_size=settings.micro_batch_size,
-            keep_gradients=config.needs_gradients,
-            dropout=settings.drop_path > 0,
-            seed=config.seed,
-            progress=self.reporter.step,
-        )
+    def _known_scores(self) -> Path | None:
+        if self._scores is None:
+            paths = [self.folder.sensitivity]
+        else:
+            paths = [self._scores / each.file_name for each in self.config.scoring.sufficient()]
+        return next((path for path in paths if path.exists()), None)
 
-    def allocation(self, *, sensitivity: Sensitivity | None = None) -> Allocation:
+    def allocation(self) -> Allocation | None:
         """Second stage: decide what is tuned; ``allocation.safetensors``.
 
-        Args:
-            sensitivity: The scores, where another run has estimated them; None takes the run's own.
-
         Returns:
-            The allocation.
+            The allocation; None if the method places nothing.
         """
         if self._allocation is None:
             if self.folder.allocation.exists():
                 self._allocation = Allocation.load(self.folder.allocation)
             else:
-                self._allocation = self._allocate(sensitivity)
+                self._allocation = self._allocate()
         return self._allocation
 
-    def _allocate(self, sensitivity: Sensitivity | None) -> Allocation:
-        config, method = self.config, METHODS[self.config.method]
-        if sensitivity is None and needs_sensitivity(config):
-            sensitivity = self.sensitivity()
+    def _allocate(self) -> Allocation | None:
+        config, method, settings = self.config, self.config.method, self.config.allocation
+        sensitivity = self.sensitivity() if config.needs_scores else None
         self.reporter.stage("Deciding what is tuned")
         outline = method.outline(self.ingredients.backbone.model) if sensitivity is None else sensitivity.outline
-        allocation = method.place(config, outline, sensitivity)
-        if sensitivity is not None and config.lora_start == "gradient":
+        allocation = method.allocate(settings, outline, sensitivity, seed=config.seed)
+        if allocation is None:
+            return None
+        if sensitivity is not None and settings.lora_start == "gradient":
             start = compute_lora_start(sensitivity, allocation)
             with atomic_write(self.folder.lora_start) as temporary:
                 save_file({site: rows.contiguous() for site, rows in start.items()}, temporary)
@@ -182,41 +179,46 @@ class Run:
         return self._result
 
     def _train(self) -> TrainingResult:
-        allocation, config = self.allocation(), self.config
-        self.reporter.stage(f"Training {allocation.trainable_params:,} parameters and the head")
-        backbone = self.ingredients.fresh_backbone(drop_path=config.recipe.drop_path)
+        self.allocation()
+        config = self.config
         torch.manual_seed(config.seed)
-        tuner = SptConfig.from_allocation(allocation, dropout=config.recipe.dropout, drop_path=config.recipe.drop_path)
-        tuned = get_peft_model(backbone.model, tuner)
-        if config.lora_start == "gradient":
-            apply_lora_start(tuned, load_file(self.folder.lora_start))
+        tuned = config.method.make_tuned(self)
+        manifest = self._manifest(tuned)
+        self.reporter.stage(f"Training {manifest.origin.trainable_params:,} parameters and the head")
         return train(
             tuned,
             self.ingredients.data,
             config.recipe,
             self.folder.path,
             transform=self.ingredients.transform,
-            manifest=self._manifest(allocation),
-            device=config.device,
-            num_workers=config.num_workers,
+            manifest=manifest,
+            device=config.compute.device,
+            num_workers=config.compute.num_workers,
             seed=config.seed,
             progress=lambda progress: report_training(self.reporter, progress),
         )
 
-    def _manifest(self, allocation: Allocation) -> AdapterManifest:
+    def _manifest(self, tuned: PeftModel) -> AdapterManifest:
         """What the adapter folder says about itself, and nothing about this machine."""
         backbone, data = self.ingredients.backbone, self.ingredients.data
         spec = backbone.spec
         if spec.checkpoint is not None:
             spec = replace(spec, checkpoint=Path(spec.checkpoint).name)
+        outline = outline_model(backbone.model)
+        trained = sum(parameter.numel() for parameter in tuned.parameters() if parameter.requires_grad)
         origin = AdapterOrigin.of(
             data,
-            method=self.config.method,
+            method=self.config.method.name,
             seed=self.config.seed,
-            trainable_params=allocation.trainable_params,
-            head_params=allocation.head_params,
+            trainable_params=trained - outline.head_params,
+            head_params=outline.head_params,
+            backbone_params=outline.backbone_params,
         )
         return AdapterManifest(spec, backbone.weights_hash, data.class_names, self.ingredients.transform, origin)
+
+    def origin(self) -> AdapterOrigin:
+        """What the trained adapter says of the run: its method, its seed, its data and what it cost."""
+        return AdapterManifest.load(self.folder.training.adapter).origin
 
     def evaluate(self, *, split: str = "test", weights: Literal["last", "chosen"] = "last") -> Evaluation:
         """Evaluate the saved adapter once more, from its folder on a fresh backbone; ``evaluation.json``.
@@ -247,9 +249,9 @@ class Run:
             splits[split],
             manifest.transform,
             batch_size=config.recipe.batch_size,
-            device=config.device,
+            device=config.compute.device,
             precision=config.recipe.precision,
-            num_workers=config.num_workers,
+            num_workers=config.compute.num_workers,
             progress=self.reporter.step,
         )
         values = {"split": split, "weights": weights, "accuracy": found.accuracy, "loss": found.loss}

@@ -144,4 +144,4 @@ def merge(
 def _recorded_checkpoint(adapter: str | os.PathLike[str]) -> str | None:
     """The weight file that the run around an adapter folder was given: the adapter itself knows its name alone."""
     run = Path(adapter).resolve().parent
-    return RunFolder.load(run).config.checkpoint if (run / "run.yaml").is_file() else None
+    return RunFolder.load(run).config.backbone.checkpoint if (run / "run.yaml").is_file() else None

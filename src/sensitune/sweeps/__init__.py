@@ -6,8 +6,8 @@ An engine (`sensitune.sweeps.engines`) computes the runs: processes on this mach
 goes on where it stopped; a run that is finished is never repeated.
 
 Example:
-    >>> tasks = {"mine": ["my_images"]}
-    >>> config = SweepConfig.from_dict({"tasks": tasks, "methods": {"SPT-LoRA": {"model": "vit_small_patch16_224"}}})
+    >>> tasks, method = {"mine": ["my_images"]}, {"backbone": {"name": "vit_small_patch16_224"}}
+    >>> config = SweepConfig.from_dict({"tasks": tasks, "methods": {"SPT-LoRA": method}})
     >>> list(config.pairs())
     [('my_images', 'SPT-LoRA')]
     >>> run_sweep(config, "runs/sweeps/mine").accuracies("SPT-LoRA")  # doctest: +SKIP

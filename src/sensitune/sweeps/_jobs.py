@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from sensitune._files import atomic_write
 from sensitune.errors import NonFiniteError, SensituneError
-from sensitune.runs._config import RunConfig
-from sensitune.runs._folder import RunFolder, check_finished
-from sensitune.runs._methods import criterion_of, needs_sensitivity, scoring_method
-from sensitune.runs._run import Run
-from sensitune.sensitivity import Sensitivity
+from sensitune.runs import Run, RunConfig, RunFolder, check_finished
 from sensitune.training import read_result
 
 _DIVERGED = "diverged.txt"
-# What the scores depend on. The head is drawn from the seed.
-_OF_THE_SCORES = (
-    *("model", "checkpoint", "pretrained", "image_size", "num_blocks", "normalize", "resize", "sensitivity"),
-    *("data", "root", "max_train", "shots", "train_on_validation", "split_seed", "skip_unreadable", "seed"),
-)
 
 
 @dataclass(frozen=True)
@@ -34,7 +23,7 @@ class Job:
         name: Its name in the sweep, ``TASK/METHOD/SETTINGS/SEED``.
         folder: Its run folder, on a disk that every worker sees.
         config: Its settings.
-        scores: Folder where the runs of a sweep share their scores.
+        scores: Folder where the runs of a sweep share their scores; two workers may both estimate them, to no harm.
         test: Whether the trained adapter is tested.
     """
 
@@ -111,9 +100,7 @@ def run_job(job: Job) -> JobOutcome:
 def _run(job: Job) -> None:
     if job.finished:
         return
-    run = Run.open(job.folder, job.config)
-    if not run.folder.allocation.exists():
-        run.allocation(sensitivity=_shared_scores(job) if needs_sensitivity(job.config) else None)
+    run = Run.open(job.folder, job.config, scores=job.scores)
     try:
         run.train()
     except NonFiniteError as error:
@@ -122,30 +109,3 @@ def _run(job: Job) -> None:
         raise
     if job.test:
         run.evaluate(split="test")
-
-
-def _shared_scores(job: Job) -> Sensitivity:
-    """The scores of every run on the same model, head and images; two workers may both estimate them, to no harm."""
-    return Run.open(job.scores / scores_key(job.config), _scoring_config(job.config)).sensitivity()
-
-
-def _scoring_config(config: RunConfig) -> RunConfig:
-    """Only what the scores depend on, so that methods, budgets and recipes share them."""
-    plain = RunConfig(config.model, config.data, scoring_method(config))
-    kept = {name: getattr(config, name) for name in _OF_THE_SCORES}
-    start: Literal["random", "gradient"] = "gradient" if config.needs_gradients else "random"
-    kept["sensitivity"] = replace(config.sensitivity, criterion=criterion_of(config))
-    return replace(plain, **kept, lora_start=start, device=config.device)
-
-
-def scores_key(config: RunConfig) -> str:
-    """A name for everything that a run's scores depend on.
-
-    Args:
-        config: The run's settings.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    settings = json.dumps(_scoring_config(replace(config, device="auto")).to_dict(), sort_keys=True)
-    return hashlib.sha256(settings.encode()).hexdigest()[:16]

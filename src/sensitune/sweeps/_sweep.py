@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,8 +13,8 @@ from typing import Any
 
 from sensitune._files import atomic_write
 from sensitune.errors import ArgumentError
-from sensitune.runs._folder import RunFolder
-from sensitune.sweeps._jobs import Job, JobOutcome, scores_key
+from sensitune.runs import RunFolder
+from sensitune.sweeps._jobs import Job, JobOutcome
 from sensitune.sweeps._sweep_config import Setting, SweepConfig, describe, slug
 from sensitune.sweeps.engines._run_jobs import EngineSettings, run_jobs
 from sensitune.training import AdapterManifest, read_result
@@ -145,7 +144,8 @@ def _check_folder(root: Path) -> None:
 def _remove_scores(jobs: Sequence[Job]) -> None:
     """They are large, and of no use to finished runs."""
     for job in jobs:
-        shutil.rmtree(job.scores / scores_key(job.config), ignore_errors=True)
+        for scoring in job.config.scoring.sufficient():
+            (job.scores / scoring.file_name).unlink(missing_ok=True)
         with suppress(OSError):  # others are left, or none were there
             job.scores.rmdir()
 

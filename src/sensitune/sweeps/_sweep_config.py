@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sensitune._schema import read_yaml
 from sensitune.data import FGVC_DATASETS, VTAB_TASKS
 from sensitune.errors import ConfigError
-from sensitune.runs._config import RunConfig, read_settings
+from sensitune.runs import RunConfig
 
 ChooseBy = Literal["task", "method"]
 Setting = Mapping[str, Any]
 # What a sweep decides for its runs.
-_OF_THE_SWEEP = frozenset({"data", "seed", "train_on_validation", "test"})
+_OF_THE_SWEEP = frozenset({"data.source", "data.train_on_validation", "data.test", "seed"})
 _TEXTS = ("about", "command", "hardware")
 
 
@@ -45,10 +46,10 @@ class SweepConfig:
 
     Attributes:
         tasks: Group -> names of the tasks; ``vtab1k`` and ``fgvc`` in a file stand for all of theirs.
-        sources: Task -> what `RunConfig.data` calls it.
+        sources: Task -> its `DataSettings.source`.
         methods: Label -> settings; the task and the seed are filled in for each run.
-        choose: Setting (``budget``, ``recipe.learning_rate``) -> the values that are tried on the validation split, in
-            every combination. Ties go to the first.
+        choose: Setting (``allocation.budget``, ``recipe.learning_rate``) -> the values that are tried on the validation
+            split, in every combination. Ties go to the first.
         choose_by: ``"task"``: every task gets its own choice; ``"method"``: all tasks share the one with the best mean.
         choose_seeds: Seeds of the runs that settings are chosen with.
         choose_tasks: With ``choose_by="method"``, the tasks that decide; empty = all.
@@ -88,7 +89,7 @@ class SweepConfig:
         Raises:
             ConfigError: If the file is missing, is no YAML, or `from_dict` refuses it.
         """
-        return cls.from_dict(read_settings(path))
+        return cls.from_dict(read_yaml(path))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SweepConfig:
@@ -207,23 +208,24 @@ class SweepConfig:
         Raises:
             ConfigError: If a setting that is tried does not exist.
         """
-        values = self.methods[label].to_dict()
-        for key, value in setting.items():
-            _set(values, key, value)
-        values |= {"seed": seed, "data": self.sources[task], "train_on_validation": retrain, "test": False}
-        return RunConfig.from_dict(values)
+        of_the_sweep = {
+            "data.source": self.sources[task],
+            "data.train_on_validation": retrain,
+            "data.test": False,
+            "seed": seed,
+        }
+        return _with(self.methods[label], {**setting, **of_the_sweep})
 
-    def with_settings(self, **settings: Any) -> SweepConfig:
+    def with_settings(self, settings: Setting) -> SweepConfig:
         """The sweep with some settings of all its runs replaced.
 
         Args:
-            **settings: Fields of `RunConfig`, such as ``root`` and ``device``.
+            settings: Dotted name, such as ``data.root`` and ``compute.device``, -> value.
 
         Returns:
             A new sweep.
         """
-        methods = {label: replace(config, **settings) for label, config in self.methods.items()}
-        return replace(self, methods=methods)
+        return replace(self, methods={label: _with(config, settings) for label, config in self.methods.items()})
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Every (task, method)."""
@@ -268,25 +270,36 @@ def _read_tasks(value: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]
     return {group: tuple(Path(each).name for each in named) for group, named in groups.items()}, sources
 
 
-def _run_config(shared: Mapping[str, Any], own: Mapping[str, Any], data: str) -> RunConfig:
+def _run_config(shared: Mapping[str, Any], own: Mapping[str, Any], source: str) -> RunConfig:
     for values in (shared, own):
-        if taken := sorted(_OF_THE_SWEEP & values.keys()):
+        given = {
+            *values,
+            *(f"{group}.{key}" for group, each in values.items() if isinstance(each, dict) for key in each),
+        }
+        if taken := sorted(_OF_THE_SWEEP & given):
             raise ConfigError(f"`{taken[0]}` is set by the sweep itself. Leave it out of `run` and `methods`.")
     merged = dict(shared)
     for key, value in own.items():
         merged[key] = {**_mapping(shared.get(key, {}), f"run.{key}"), **value} if isinstance(value, Mapping) else value
+    data = {**_mapping(merged.get("data", {}), "run.data"), "source": source}
     return RunConfig.from_dict(merged | {"data": data})
 
 
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *groups, last = key.split(".")
-    for group in groups:
-        values = values.get(group, {})
-    if not isinstance(values, dict) or last not in values or isinstance(values[last], dict):
-        raise ConfigError(
-            f"`choose` has {key!r}, which is not a setting of a run, such as budget or recipe.learning_rate."
-        )
-    values[last] = value
+def _with(config: RunConfig, settings: Setting) -> RunConfig:
+    """A run's settings with some replaced by their dotted names."""
+    values = config.to_dict()
+    for name, value in settings.items():
+        *groups, last = name.split(".")
+        group: Any = values
+        for each in groups:
+            group = group.get(each) if isinstance(group, dict) else None
+        if not isinstance(group, dict) or last not in group or isinstance(group[last], dict):
+            raise ConfigError(
+                f"`choose` has {name!r}, which is not a setting of a run, such as allocation.budget or "
+                "recipe.learning_rate."
+            )
+        group[last] = value
+    return RunConfig.from_dict(values)
 
 
 def _read_published(values: Mapping[str, Any]) -> Published:

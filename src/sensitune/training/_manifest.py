@@ -34,6 +34,7 @@ class AdapterOrigin:
         seed: Seed of the run. A base without pretrained weights is drawn from it again.
         trainable_params: Scalars that trained, the head not counted.
         head_params: Scalars of the head.
+        backbone_params: Scalars of the backbone, the head not counted.
         data: `sensitune.data.ImageData.info`, with the source by name.
     """
 
@@ -41,10 +42,20 @@ class AdapterOrigin:
     seed: Seed
     trainable_params: NonNegativeInt
     head_params: NonNegativeInt
+    backbone_params: NonNegativeInt
     data: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, data: ImageData, *, method: str, seed: int, trainable_params: int, head_params: int) -> AdapterOrigin:
+    def of(
+        cls,
+        data: ImageData,
+        *,
+        method: str,
+        seed: int,
+        trainable_params: int,
+        head_params: int,
+        backbone_params: int,
+    ) -> AdapterOrigin:
         """The origin of an adapter that was trained on some data.
 
         Args:
@@ -53,6 +64,7 @@ class AdapterOrigin:
             seed: As in the class.
             trainable_params: As in the class.
             head_params: As in the class.
+            backbone_params: As in the class.
 
         Returns:
             The origin; of the data's source, where it is a path, the name alone.
@@ -60,7 +72,7 @@ class AdapterOrigin:
         info = dict(data.info)
         if "source" in info:
             info["source"] = ", ".join(map(_without_folder, str(info["source"]).split(", ")))
-        return cls(method, seed, trainable_params, head_params, info)
+        return cls(method, seed, trainable_params, head_params, backbone_params, info)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from typing import Any, Literal
 import torch
 from peft import PeftConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
 
 from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
+from sensitune.sites import find_head
 from sensitune.tuner._adapter_card import write_adapter_card
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._register import spt_type
@@ -146,6 +148,30 @@ class SptConfig(PeftConfig):
             budget=allocation.budget,
         )
         return config.with_plans(plans, allocation.sparse)
+
+    @classmethod
+    def for_whole_model(cls, model: nn.Module, **options: Any) -> SptConfig:
+        """The configuration of full fine-tuning: every parameter whole, as its difference from the base, and the head.
+
+        Args:
+            model: The plain model.
+            **options: Any other field of `SptConfig` or `PeftConfig`.
+
+        Returns:
+            A configuration for `peft.get_peft_model`.
+        """
+        head = find_head(model)
+        plans = {
+            name: SitePlan(name, "whole", parameter.numel(), tuple(parameter.shape))
+            for name, parameter in model.named_parameters()
+            if not name.startswith(tuple(f"{each}." for each in head))
+        }
+        config = cls(
+            **({"modules_to_save": list(head) or None} | options),
+            rule="full",
+            trainable_params=sum(plan.numel for plan in plans.values()),
+        )
+        return config.with_plans(plans, {})
 
     def with_plans(
         self, plans: Mapping[str, SitePlan], indices: Mapping[str, torch.Tensor], **changes: Any

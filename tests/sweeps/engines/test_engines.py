@@ -16,6 +16,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from small_runs import changed
 
 from sensitune.errors import ArgumentError
 from sensitune.runs import RunConfig
@@ -77,8 +78,8 @@ def test_in_this_process_a_run_that_fails_does_not_stop_the_next(
     runs: ModuleType, config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     jobs = runs.jobs_in(tmp_path, config, ["bug", "misled", "good"])
-    jobs["misled"] = replace(jobs["misled"], config=replace(config, data="nowhere"))
-    jobs["good"] = replace(jobs["good"], config=replace(config, method="head", budget=None))
+    jobs["misled"] = replace(jobs["misled"], config=changed(config, data={"source": "nowhere"}))
+    jobs["good"] = replace(jobs["good"], config=changed(config, allocation={"method": "head", "budget": None}))
     with caplog.at_level(logging.ERROR):
         found = errors_of(jobs.values(), EngineSettings(), run=runs.eventful)
     assert found.pop("bug") == "LookupError: no such thing"
@@ -90,7 +91,7 @@ def test_in_this_process_a_run_that_fails_does_not_stop_the_next(
 
 
 def test_a_finished_run_is_not_started_again(runs: ModuleType, config: RunConfig, tmp_path: Path) -> None:
-    jobs = runs.jobs_in(tmp_path, replace(config, method="head", budget=None), ["good"])
+    jobs = runs.jobs_in(tmp_path, changed(config, allocation={"method": "head", "budget": None}), ["good"])
     assert errors_of(jobs.values(), EngineSettings()) == {"good": None}
     written = times_of_change(tmp_path)
     assert errors_of(jobs.values(), EngineSettings()) == {}
@@ -107,7 +108,7 @@ def test_in_worker_processes_a_mistake_a_bug_and_a_death_cost_nobody_else_anythi
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     before = dict(os.environ)
     jobs = runs.jobs_in(tmp_path, config, ["killed", "good", "hopeless", "bug", "misled", "last"])
-    jobs["misled"] = replace(jobs["misled"], config=replace(config, data="nowhere"))
+    jobs["misled"] = replace(jobs["misled"], config=changed(config, data={"source": "nowhere"}))
     found = errors_of(jobs.values(), EngineSettings(workers=2, retries=1), run=runs.eventful)
 
     assert found.pop("bug") == "LookupError: no such thing"
@@ -141,12 +142,15 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import engine_runs
+from sensitune.backbones import BackboneSpec
+from sensitune.data import DataSettings
 from sensitune.runs import RunConfig
 from sensitune.sweeps import EngineSettings
 from sensitune.sweeps.engines._run_jobs import run_jobs
 
 {guard}
-    jobs = engine_runs.jobs_in(Path({folder!r}), RunConfig("any", "any"), ["a", "b", "c"])
+    config = RunConfig(BackboneSpec("any"), DataSettings("any"))
+    jobs = engine_runs.jobs_in(Path({folder!r}), config, ["a", "b", "c"])
     run_jobs(list(jobs.values()), EngineSettings(workers=2), on_done=print, run=engine_runs.wait_forever)
 """
 

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from small_runs import changed
 
 from sensitune.errors import ArgumentError
 from sensitune.runs import RunConfig
@@ -106,7 +107,7 @@ def test_without_an_address_a_cluster_is_started_for_the_sweep_alone(
     runs: ModuleType, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    jobs = runs.jobs_in(Path("relative"), replace(config, method="head", budget=None), ["good"])
+    jobs = runs.jobs_in(Path("relative"), changed(config, allocation={"method": "head", "budget": None}), ["good"])
     with pytest.raises(ArgumentError, match="A run reserves 10000 CPUs and 0 GPUs; the cluster's nodes have: .* Lower"):
         run_jobs(list(jobs.values()), replace(ON_RAY, cpus_per_run=10_000, gpus_per_run=0), on_done=print)
     assert not ray.is_initialized()

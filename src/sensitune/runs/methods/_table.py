@@ -1,0 +1,112 @@
+"""The one table of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from sensitune.allocation import layerwise_allocation, neuron_allocation
+from sensitune.runs.methods._method import Method, Preset, PresetName
+from sensitune.runs.methods._placed import (
+    PlacedMethod,
+    at_random,
+    by_rule,
+    by_sensitivity,
+    everywhere,
+    on_random_matrices,
+    scattered,
+)
+from sensitune.runs.methods._stock import StockMethod
+from sensitune.runs.methods._whole import WholeMethod
+
+_THRESHOLDS = {"placement": "threshold", "alpha": 10.0, "beta": 5.0}
+
+
+def _presets(*, loras: bool) -> Mapping[PresetName, Preset]:
+    """Settings of SPT by name; only LoRAs have a start."""
+    starts = {"paper": {"lora_start": "random"}, "best": {"lora_start": "gradient"}} if loras else {}
+    return {
+        # He et al., ICCV 2023, section 4.1 and the authors' scripts.
+        "paper": {"allocation": _THRESHOLDS | starts.get("paper", {}), "recipe": {"in_place_rate": 1.0}},
+        # The two changes that did better on validation images (docs/accuracy.md); where parameters go is the paper's.
+        "best": {"allocation": _THRESHOLDS | starts.get("best", {}), "recipe": {"in_place_rate": 0.1}},
+    }
+
+
+_ALL: tuple[Method, ...] = (
+    PlacedMethod(
+        name="spt-lora",
+        label="SPT-LoRA",
+        takes=frozenset({"budget", "tau", "placement", "lora_start"}),
+        follows_scores=True,
+        place=by_sensitivity("lora"),
+        presets=_presets(loras=True),
+        # What the accuracy suite supports on validation images at every learning rate tried (docs/accuracy.md).
+        default_preset="best",
+    ),
+    PlacedMethod(
+        name="spt-adapter",
+        label="SPT-Adapter",
+        takes=frozenset({"budget", "tau"}),
+        follows_scores=True,
+        place=by_sensitivity("adapter"),
+        presets=_presets(loras=False),
+        default_preset="best",
+    ),
+    PlacedMethod(
+        name="sparse",
+        label="SPT sparse only",
+        takes=frozenset({"budget", "tau"}),
+        follows_scores=True,
+        place=by_sensitivity(None),
+        # Sparse values alone gain from `best` only at high learning rates, so there is no default.
+        presets=_presets(loras=False),
+    ),
+    PlacedMethod(name="lora", label="Uniform LoRA", takes=frozenset({"lora_start"}), place=everywhere("lora")),
+    PlacedMethod(
+        name="lora-stored",
+        label="LoRA as PEFT places it",
+        takes=frozenset({"lora_start"}),
+        split_fused=False,
+        place=everywhere("lora", train_tokens=False),
+    ),
+    PlacedMethod(
+        name="lora-qv",
+        label="LoRA on q and v",
+        takes=frozenset({"lora_start"}),
+        place=everywhere("lora", operations=("q", "v"), train_tokens=False),
+    ),
+    PlacedMethod(name="adapter", label="Uniform Adapter", place=everywhere("adapter")),
+    PlacedMethod(name="random", label="Random placement", takes=frozenset({"budget"}), place=at_random),
+    PlacedMethod(
+        name="random-lora",
+        label="LoRA on random matrices",
+        takes=frozenset({"budget", "lora_start"}),
+        place=on_random_matrices,
+    ),
+    PlacedMethod(name="random-sparse", label="Random entries", takes=frozenset({"budget"}), place=scattered),
+    PlacedMethod(
+        name="layerwise",
+        label="Largest weights of each layer",
+        takes=frozenset({"budget"}),
+        follows_scores=True,
+        criterion="magnitude",
+        place=by_rule(layerwise_allocation),
+    ),
+    PlacedMethod(
+        name="neuron",
+        label="Best inputs of each neuron",
+        takes=frozenset({"budget"}),
+        follows_scores=True,
+        criterion="absolute_gradient_sum",
+        place=by_rule(neuron_allocation),
+    ),
+    PlacedMethod(name="vectors", label="Biases, norms and scales", place=everywhere(None, vectors=True)),
+    PlacedMethod(name="head", label="Head only", place=everywhere(None, train_tokens=False)),
+    WholeMethod(name="full", label="Full fine-tuning"),
+    StockMethod(name="peft", label="PEFT", takes=frozenset({"peft"})),
+)
+
+METHODS: Final[Mapping[str, Method]] = MappingProxyType({method.name: method for method in _ALL})
+"""Name -> method, in the order in which a reader meets them."""
