@@ -1,4 +1,4 @@
-"""Refuse what does not fit the model: a plan for another one, or a file that is damaged; and take it out again."""
+"""Refuse what does not fit the model: a plan for another one, or a file that is damaged."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from sensitune.errors import AdapterFileError, AllocationMismatchError, ModelError
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._plan import SitePlan
-from sensitune.tuner._tensors import SptTensors, detach
 
 _PEFT_PREFIX = "base_model.model."
 # The name of a tensor in an adapter's file. PEFT before 0.20 writes the tensors of the model's other adapters beside
@@ -53,8 +51,7 @@ def check_plan(model: nn.Module, plans: Mapping[str, SitePlan]) -> None:
                 f"The allocation was made for another model: `{plan.parameter}` is not a parameter of "
                 f"{type(model).__name__}. Take the sensitivity of this model and allocate again."
             )
-        fits = plan.rows is None or plan.rows[1] <= parameter.shape[-1 if plan.transposed else 0]
-        if not fits or tuple(plan.of(parameter).shape) != plan.shape:
+        if not plan.fits(parameter):
             raise AllocationMismatchError(
                 f"The allocation was made for another model: site `{site}` has shape {list(plan.shape)}, but "
                 f"`{plan.parameter}` of this {type(model).__name__} is {list(parameter.shape)}. "
@@ -156,57 +153,3 @@ def _check_indices(name: str, indices: torch.Tensor, plan: SitePlan) -> None:
         )
     if wide.unique().numel() != wide.numel():
         raise AdapterFileError(f"The adapter file is damaged: `{name}` holds an index twice. Restore the file.")
-
-
-def withdraw(model: nn.Module, adapter: str, trained_before: frozenset[str]) -> None:
-    """Take an adapter that cannot be used out again, so that the model is as it was before.
-
-    Args:
-        model: The model the adapter's layers were put into, with or without PEFT's wrapper around it.
-        adapter: The adapter.
-        trained_before: Names of the parameters that required a gradient before.
-    """
-    inner: Any = getattr(getattr(model, "base_model", None), "model", model) if hasattr(model, "peft_type") else model
-    for name, module in list(inner.named_modules()):
-        if isinstance(module, SptLayer) and adapter in module.plans:
-            _withdraw_layer(inner, name, module, adapter)
-        elif isinstance(module, AuxiliaryTrainingWrapper) and adapter in getattr(module, "modules_to_save", {}):
-            _withdraw_copy(inner, name, module, adapter)
-    for name, parameter in inner.named_parameters():
-        parameter.requires_grad_(name in trained_before)
-    configs = getattr(model, "peft_config", {})
-    configs.pop(adapter, None)
-    if not configs and "peft_config" in vars(inner):
-        del inner.peft_config
-
-
-def _withdraw_layer(model: nn.Module, name: str, layer: SptLayer, adapter: str) -> None:
-    if set(layer.plans) != {adapter}:
-        layer.delete_adapter(adapter)
-    elif isinstance(layer, SptTensors):
-        detach(layer.get_base_layer())
-    else:
-        _replace(model, name, layer.get_base_layer())
-
-
-def _withdraw_copy(model: nn.Module, name: str, wrapper: Any, adapter: str) -> None:
-    if set(wrapper.modules_to_save) != {adapter}:
-        del wrapper.modules_to_save[adapter]
-    else:
-        _replace(model, name, wrapper.original_module)
-
-
-def drop_idle_copies(model: nn.Module) -> None:
-    """Put the original back where a module has copies of which none is active, which PEFT before 0.21 cannot unload.
-
-    Args:
-        model: The model the adapter's layers are in.
-    """
-    for name, module in list(model.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper) and not module.active_adapters:
-            _replace(model, name, module.original_module)
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(model.get_submodule(parent), own, module)

@@ -7,13 +7,14 @@ different ways, the combination tunes it in all of these ways; the additional on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from peft.utils import ModulesToSaveWrapper
 
-from sensitune.errors import MergeError
+from sensitune.errors import ArgumentError, MergeError
+from sensitune.tuner._config import SptConfig
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._plan import SitePlan
 
@@ -35,6 +36,57 @@ class CombinedSite:
 
 # A slot, with the weight of its adapter.
 _Part = tuple[str, str, float]
+
+
+def check_combination(
+    known: Sequence[str], adapters: Sequence[str], weights: Sequence[float], name: str, combination_type: str
+) -> None:
+    """Refuse a combination that makes no sense.
+
+    Args:
+        known: The model's adapters.
+        adapters: Those to combine.
+        weights: One weight for each.
+        name: Name of the combination.
+        combination_type: How they are combined.
+
+    Raises:
+        ArgumentError: If a name, the number of weights or the combination type is not valid.
+    """
+    unknown = [adapter for adapter in adapters if adapter not in known]
+    if unknown or not adapters:
+        got = f"'{unknown[0]}'" if unknown else "none"
+        raise ArgumentError(f"`adapters` must be among: {', '.join(known)}. Got {got}.")
+    if len(weights) != len(adapters) or len(set(adapters)) != len(adapters):
+        raise ArgumentError(
+            f"`weights` must have one weight for each of the {len(set(adapters))} different adapters. "
+            f"Got {len(weights)} for {len(adapters)}."
+        )
+    if name in known:
+        raise ArgumentError(f"There is an adapter '{name}' already. Choose another `adapter_name`.")
+    if combination_type not in {"linear", "cat"}:
+        raise ArgumentError(f'`combination_type` must be "linear" or "cat". Got {combination_type!r}.')
+
+
+def combined_config(configs: Sequence[SptConfig], sites: Mapping[str, CombinedSite]) -> SptConfig:
+    """The configuration of a combination.
+
+    Args:
+        configs: Those of the adapters.
+        sites: Site id -> what the combination does there.
+
+    Returns:
+        That of the first, with the combination's plan.
+    """
+    saved = sorted({name for config in configs for name in config.modules_to_save or ()})
+    return configs[0].with_plans(
+        {site: content.plan for site, content in sites.items()},
+        {site: content.indices for site, content in sites.items() if content.indices is not None},
+        modules_to_save=saved or None,
+        rule="weighted",
+        trainable_params=sum(value.numel() for content in sites.values() for value in content.values.values()),
+        budget=None,
+    )
 
 
 def combine_layer(layer: SptLayer, weights: Mapping[str, float]) -> dict[str, CombinedSite]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
 from sensitune.sites import find_head
 from sensitune.tuner._adapter_card import write_adapter_card
-from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._plan import SitePlan, read_plans
 from sensitune.tuner._register import spt_type
 
 
@@ -52,7 +53,7 @@ class SptConfig(PeftConfig):
         base_description: Class and checkpoint of the base, for the model card where the base has no name of its own.
     """
 
-    target_modules: list[str] | str | None = field(
+    target_modules: set[str] | list[str] | str | None = field(
         default=None, metadata={"help": "Modules to tune: a list of names or suffixes, or a regular expression."}
     )
     r: int = field(default=8, metadata={"help": "Rank of the LoRA or Adapter; 0 tunes sparsely."})
@@ -64,7 +65,7 @@ class SptConfig(PeftConfig):
     drop_path: float = field(default=0.0, metadata={"help": "Drop-path on the output of a LoRA or Adapter."})
     init_weights: bool = field(default=True, metadata={"help": "True starts as the identity, False at random."})
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained whole and saved."})
-    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to leave out."})
+    exclude_modules: set[str] | list[str] | str | None = field(default=None, metadata={"help": "Modules to leave out."})
     layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer indices to tune."})
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the layer list."})
     check_calls: bool = field(default=True, metadata={"help": "Raise for layers the first training forward skips."})
@@ -82,8 +83,12 @@ class SptConfig(PeftConfig):
         # Indices of an allocation's sparse entries by site id. Tensors do not fit into JSON: on disk they are in the
         # adapter's state dict, and a configuration that was loaded from disk has none here.
         self.sparse_indices: dict[str, torch.Tensor] = {}
-        # Names of the parameters that required a gradient before the adapter was put in, should it have to go again.
-        self.trained_before: frozenset[str] = frozenset()
+        self.plans: dict[str, SitePlan] = read_plans(self.site_plan or {})
+        # As PEFT's own configurations do: names are looked up one by one.
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        if isinstance(self.exclude_modules, list):
+            self.exclude_modules = set(self.exclude_modules)
         self._check()
 
     def _check(self) -> None:
@@ -99,11 +104,6 @@ class SptConfig(PeftConfig):
                 raise ArgumentError(f"`{name}` must be at least 0 and below 1. Got {value}.")
         if self.layers_pattern and self.layers_to_transform is None:
             raise ArgumentError("`layers_pattern` needs `layers_to_transform`. Give the indices of the layers to tune.")
-
-    @property
-    def plans(self) -> dict[str, SitePlan]:
-        """The site plan as values; empty without an allocation."""
-        return {site: SitePlan.from_dict(plan) for site, plan in (self.site_plan or {}).items()}
 
     @classmethod
     def from_allocation(
@@ -209,7 +209,7 @@ def _plans_of(allocation: Allocation, *, reads_input: bool) -> dict[str, SitePla
     plans: dict[str, SitePlan] = {}
     for name in allocation.always_trained:
         shape = tuple(allocation.outline.always_trained[name])
-        plans[name] = SitePlan(name, "whole", torch.Size(shape).numel(), shape)
+        plans[name] = SitePlan(parameter=name, form="whole", size=math.prod(shape), shape=shape)
     sizes: Mapping[str, tuple[Any, int]] = (
         {site: (allocation.structured_type, rank) for site, rank in allocation.structured.items()}
         | dict.fromkeys(allocation.vectors, ("whole", 0))

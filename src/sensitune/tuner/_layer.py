@@ -1,4 +1,4 @@
-"""What every tuned place has in common: its parameters per adapter and site, activation, merging and unmerging."""
+"""What every tuned place has in common: its parameters per adapter and site, activation, deltas."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
 from sensitune.errors import MergeError
+from sensitune.tuner._indices import SiteIndices, random_indices
+from sensitune.tuner._merge import Original, check_mergeable, restore, write_changes
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner.kernels import SparsePattern
 
@@ -31,31 +33,6 @@ class ModuleOptions:
     dropout: float = 0.0
     drop_path: float = 0.0
     init_weights: bool = True
-
-
-@dataclass(frozen=True)
-class _Original:
-    """What a merge overwrote: the whole tensor's slice (kept on the CPU), or single entries of it."""
-
-    plan: SitePlan
-    values: torch.Tensor
-    entries: torch.Tensor | None
-
-
-class SiteIndices(nn.Module):
-    """The flat indices of one adapter's sparse entries in one layer, saved with the adapter, one buffer per site."""
-
-    def set(self, slot: str, indices: torch.Tensor) -> None:
-        """Store a site's indices, sorted int64 ``[n]``, as int32 (no site comes near 2³¹ scalars)."""
-        self.register_buffer(slot, indices.to(torch.int32), persistent=True)
-
-    def get(self, slot: str) -> torch.Tensor:
-        """A site's flat indices, int64 ``[n]``."""
-        return self._buffers[slot].long()  # type: ignore[union-attr]  # `set` never stores None
-
-    def forward(self) -> None:
-        """Not a layer; it only holds buffers."""
-        raise NotImplementedError("SiteIndices holds buffers and is never called.")
 
 
 class SptLayer(BaseTunerLayer):
@@ -83,10 +60,8 @@ class SptLayer(BaseTunerLayer):
         self.options = {}
         self.merged_adapters = []
         self._disable_adapters = False
-        self._originals: dict[str, list[_Original]] = {}
+        self._originals: dict[str, list[Original]] = {}
         self._patterns: dict[tuple[str, ...], SparsePattern] = {}
-
-    # -- the base -----------------------------------------------------------------------------------------------------
 
     def base_parameter(self, name: str) -> nn.Parameter:
         """The untouched parameter `name` (``weight``, ``bias``, ``gamma``, ...) of the module that is tuned."""
@@ -121,8 +96,6 @@ class SptLayer(BaseTunerLayer):
                 del shown[name]
             shown.update(before)
         return result
-
-    # -- construction -------------------------------------------------------------------------------------------------
 
     def update_layer(
         self,
@@ -218,8 +191,6 @@ class SptLayer(BaseTunerLayer):
         self._patterns.clear()
         super().delete_adapter(adapter_name)
 
-    # -- what is active -----------------------------------------------------------------------------------------------
-
     def applied_adapters(self) -> list[str]:
         """The active adapters that touch this layer; none while adapters are disabled or merged."""
         if self.disable_adapters or self.merged:
@@ -243,8 +214,6 @@ class SptLayer(BaseTunerLayer):
         site_indices: Any = self.spt_indices[adapter]
         indices: torch.Tensor = site_indices.get(slot)
         return indices
-
-    # -- deltas -------------------------------------------------------------------------------------------------------
 
     def effective(self, name: str) -> torch.Tensor:
         """The parameter `name` with the whole and sparse deltas of all applied adapters added, differentiably."""
@@ -313,8 +282,6 @@ class SptLayer(BaseTunerLayer):
         slots = [slot for slot, plan in self.plans[adapter].items() if plan.name == "weight"]
         return sum((self.delta(adapter, slot, weight) for slot in slots), torch.zeros_like(weight))
 
-    # -- merging ------------------------------------------------------------------------------------------------------
-
     def check_mergeable(self, adapter_names: list[str], *, safe_merge: bool) -> None:
         """Refuse a merge before any weight of the model changes.
 
@@ -325,24 +292,8 @@ class SptLayer(BaseTunerLayer):
         Raises:
             MergeError: If a site has an Adapter, or `safe_merge` finds a merged value that is not finite.
         """
-        merged: dict[str, torch.Tensor] = {}
-        for adapter in adapter_names:
-            for slot, plan in self.plans.get(adapter, {}).items():
-                if plan.form == "adapter":
-                    self.low_rank_delta(adapter, slot)  # raises
-                if not safe_merge:
-                    continue
-                base = self.base_parameter(plan.name)
-                value = merged.get(plan.name, base.detach())
-                merged[plan.name] = value = value + self.delta(adapter, slot, base.detach()).detach()
-                if not torch.isfinite(value).all():
-                    raise MergeError(  # PEFT's own words first: its users match them
-                        f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken: it would put "
-                        f"NaN or infinite values into `{plan.parameter}`. No weight was changed; train the adapter "
-                        "again with a lower learning rate."
-                    )
+        check_mergeable(self, adapter_names, safe_merge=safe_merge)
 
-    @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Write the adapters' changes into the base parameters.
 
@@ -356,63 +307,13 @@ class SptLayer(BaseTunerLayer):
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.plans]
         self.check_mergeable(names, safe_merge=safe_merge)
         for adapter in names:
-            self._originals[adapter] = [
-                original for slot in self.plans[adapter] for original in self._merge_site(adapter, slot)
-            ]
+            self._originals[adapter] = write_changes(self, adapter, keep_originals=self.keep_originals)
             self.merged_adapters.append(adapter)
 
-    def _merge_site(self, adapter: str, slot: str) -> list[_Original]:
-        plan = self.plans[adapter][slot]
-        target = plan.of(self.base_parameter(plan.name).data)
-        originals: list[_Original] = []
-        if plan.form == "sparse":
-            entries = self.indices_of(adapter, slot)
-            flat = target.is_contiguous()
-            coordinates = (entries,) if flat else torch.unravel_index(entries, plan.shape)
-            target = target.view(-1) if flat else target
-            before = target[coordinates]
-            if self.keep_originals:
-                originals.append(_Original(plan, before.clone(), entries))
-            target[coordinates] = before + self.tuned("sparse", adapter, slot).to(target.dtype)
-            return originals
-        if self.keep_originals:
-            # A LoRA's slice is as large as the layer; its copy waits on the CPU. Subtracting would not be exact.
-            originals.append(
-                _Original(plan, target.clone() if plan.form == "whole" else target.to("cpu", copy=True), None)
-            )
-        if plan.form == "whole":
-            target.add_(self.tuned("whole", adapter, slot).to(target.dtype))
-        else:
-            self._add_low_rank(adapter, slot, target)
-        return originals
-
-    def _add_low_rank(self, adapter: str, slot: str, target: torch.Tensor) -> None:
-        """Add a LoRA's change to its site, without a dense change in between where one precision will do."""
-        plan = self.plans[adapter][slot]
-        factors = self.tuned("up", adapter, slot), self.tuned("down", adapter, slot)
-        full = target.dtype in {torch.float32, torch.float64} and all(one.dtype == target.dtype for one in factors)
-        if plan.form == "lora" and full and target.dim() == 2 and factors[1].dim() == 2:
-            (target.t() if plan.transposed else target).addmm_(*factors)
-            return
-        delta = self.low_rank_delta(adapter, slot)
-        target.copy_(target.to(delta.dtype) + delta)
-
-    @torch.no_grad()
     def unmerge(self) -> None:
         """Take the merged changes out again, in reverse order: every base value is restored bit for bit."""
         while self.merged_adapters:
-            for original in reversed(self._originals.pop(self.merged_adapters.pop())):
-                target = original.plan.of(self.base_parameter(original.plan.name).data)
-                if original.entries is None:
-                    target.copy_(original.values)
-                else:
-                    coordinates = torch.unravel_index(original.entries.to(target.device), original.plan.shape)
-                    target[coordinates] = original.values.to(target)
-
-
-def random_indices(numel: int, size: int) -> torch.Tensor:
-    """`size` distinct flat indices below `numel`, sorted, drawn from torch's global generator."""
-    return torch.randperm(numel)[:size].sort().values
+            restore(self, self._originals.pop(self.merged_adapters.pop()))
 
 
 def _zero_or_random(shape: tuple[int, ...], options: ModuleOptions) -> torch.Tensor:

@@ -10,20 +10,19 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, ModulesToSaveWrapper
 from peft.utils.integrations import init_empty_weights
-from peft.utils.other import get_pattern_key
 from torch import nn
 
-from sensitune.errors import AdapterFileError, ArgumentError, ModelError
-from sensitune.sites import is_conv1d, parent_reads_weight
+from sensitune.errors import AdapterFileError, ModelError
 from sensitune.tuner._calls import CallWatch
-from sensitune.tuner._checks import adapter_file, check_plan, check_tensors, drop_idle_copies, withdraw
-from sensitune.tuner._combine import CombinedSite, combine_copies, combine_layer
+from sensitune.tuner._checks import adapter_file, check_plan, check_tensors
+from sensitune.tuner._combine import check_combination, combine_copies, combine_layer, combined_config
 from sensitune.tuner._config import SptConfig
-from sensitune.tuner._conv import SptConv
 from sensitune.tuner._layer import ROLES, ModuleOptions, SptLayer
-from sensitune.tuner._linear import SptLinear, refuse_mixed_batch
+from sensitune.tuner._linear import refuse_mixed_batch
 from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._targets import default_plan, wrapper_class
 from sensitune.tuner._tensors import SptTensors, attach, detach, expose
+from sensitune.tuner._withdraw import drop_idle_copies, forget_trained, remember_trained, withdraw
 
 
 class SptModel(BaseTuner):
@@ -37,8 +36,6 @@ class SptModel(BaseTuner):
     tuner_layer_cls = SptLayer
     target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     _watch: CallWatch | None = None
-
-    # -- putting in ---------------------------------------------------------------------------------------------------
 
     def inject_adapter(
         self,
@@ -63,9 +60,7 @@ class SptModel(BaseTuner):
         """
         config = cast("SptConfig", self.peft_config[adapter_name])
         check_plan(model, config.plans)
-        config.trained_before = frozenset(
-            name for name, parameter in model.named_parameters() if parameter.requires_grad
-        )
+        remember_trained(model, adapter_name)
         config.base_description = config.base_description or _describe(model)
         try:
             super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict=None)
@@ -75,7 +70,7 @@ class SptModel(BaseTuner):
                 with init_empty_weights() if low_cpu_mem_usage else nullcontext():
                     self._tune_tensors(config, adapter_name, model, root, prefix="")
         except Exception:
-            withdraw(model, adapter_name, config.trained_before)
+            withdraw(model, adapter_name)
             raise
         if config.check_calls:
             self._watch = self._watch or CallWatch()
@@ -106,10 +101,10 @@ class SptModel(BaseTuner):
         if isinstance(base, BaseTunerLayer) or hasattr(base, "base_layer"):
             raise ModelError(f"`{current_key}` already carries an adapter of another method; merge or unload it first.")
         if peft_config.site_plan is None:
-            plans = {f"{current_key}.weight": _default_plan(peft_config, current_key, base)}
+            plans = {f"{current_key}.weight": default_plan(peft_config, current_key, base)}
         else:
             plans = {site: plan for site, plan in peft_config.plans.items() if plan.module == current_key}
-        wrapper = _wrapper_class(base, parent, target_name, plans)
+        wrapper = wrapper_class(base, parent, target_name, plans)
         if wrapper is None:
             self._tune_tensors(peft_config, adapter_name, base, plans, prefix=f"{current_key}.")
             return
@@ -137,8 +132,6 @@ class SptModel(BaseTuner):
             ModuleOptions(config.dropout, config.drop_path, config.init_weights),
             trainable=adapter_name in self.active_adapters and not config.inference_mode,
         )
-
-    # -- looking at it ------------------------------------------------------------------------------------------------
 
     def _layers(self) -> Iterator[tuple[str, SptLayer]]:
         """Every tuned place with the name of the module that owns its parameters."""
@@ -175,8 +168,6 @@ class SptModel(BaseTuner):
                 }
         return found
 
-    # -- loading and combining ----------------------------------------------------------------------------------------
-
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, torch.Tensor]
@@ -212,11 +203,12 @@ class SptModel(BaseTuner):
             ArgumentError: If a name, the number of weights or the combination type is not valid.
             MergeError: If one of the adapters has an Adapter module, which is not linear.
         """
-        self._check_combination(adapters, weights, adapter_name, combination_type)
+        check_combination(list(self.peft_config), adapters, weights, adapter_name, combination_type)
         weight_of = dict(zip(adapters, weights, strict=True))
         combined = {name: combine_layer(layer, weight_of) for name, layer in self._layers()}
         sites = {f"{name}.{slot}".lstrip("."): site for name, found in combined.items() for slot, site in found.items()}
-        self.peft_config[adapter_name] = self._combined_config(adapters, sites)
+        configs = [cast("SptConfig", self.peft_config[adapter]) for adapter in adapters]
+        self.peft_config[adapter_name] = combined_config(configs, sites)
         self.inject_adapter(self.model, adapter_name)
         self._cast_adapter_dtype(adapter_name)
         roles = self.site_parameters(adapter_name)
@@ -228,40 +220,11 @@ class SptModel(BaseTuner):
                 if isinstance(module, ModulesToSaveWrapper):
                     combine_copies(module, weight_of, adapter_name)
 
-    def _check_combination(self, adapters: list[str], weights: list[float], name: str, combination_type: str) -> None:
-        unknown = [adapter for adapter in adapters if adapter not in self.peft_config]
-        if unknown or not adapters:
-            got = f"'{unknown[0]}'" if unknown else "none"
-            raise ArgumentError(f"`adapters` must be among: {', '.join(self.peft_config)}. Got {got}.")
-        if len(weights) != len(adapters) or len(set(adapters)) != len(adapters):
-            raise ArgumentError(
-                f"`weights` must have one weight for each of the {len(set(adapters))} different adapters. "
-                f"Got {len(weights)} for {len(adapters)}."
-            )
-        if name in self.peft_config:
-            raise ArgumentError(f"There is an adapter '{name}' already. Choose another `adapter_name`.")
-        if combination_type not in {"linear", "cat"}:
-            raise ArgumentError(f'`combination_type` must be "linear" or "cat". Got {combination_type!r}.')
-
-    def _combined_config(self, adapters: list[str], sites: dict[str, CombinedSite]) -> SptConfig:
-        configs = [cast("SptConfig", self.peft_config[adapter]) for adapter in adapters]
-        saved = sorted({name for config in configs for name in config.modules_to_save or ()})
-        return configs[0].with_plans(
-            {site: content.plan for site, content in sites.items()},
-            {site: content.indices for site, content in sites.items() if content.indices is not None},
-            modules_to_save=saved or None,
-            rule="weighted",
-            trainable_params=sum(value.numel() for content in sites.values() for value in content.values.values()),
-            budget=None,
-        )
-
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """PEFT's place for what a forward needs; without it, PEFT would ignore a mixed batch's `adapter_names`."""
         refuse_mixed_batch(kwargs)
         yield
-
-    # -- taking out ---------------------------------------------------------------------------------------------------
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Write the adapters into the base weights; `unmerge_adapter` restores them bit for bit.
@@ -300,6 +263,7 @@ class SptModel(BaseTuner):
                     layer.merge(adapter_names=adapter_names)
                 detach(layer.get_base_layer())
         drop_idle_copies(self.model)
+        forget_trained(self.model)
         return super()._unload_and_optionally_merge(
             merge=merge, progressbar=progressbar, safe_merge=False, adapter_names=adapter_names
         )
@@ -310,7 +274,7 @@ def _check_file(model: nn.Module, config: Any, adapter: str, tensors: dict[str, 
     try:
         check_tensors(model, adapter, tensors)
     except AdapterFileError:
-        withdraw(model, adapter, config.trained_before)
+        withdraw(model, adapter)
         raise
 
 
@@ -319,51 +283,3 @@ def _describe(model: nn.Module) -> str:
     source: Any = getattr(model, "pretrained_cfg", None) or {}
     known = [source[key] for key in ("architecture", "tag") if isinstance(source, dict) and source.get(key)]
     return f"{type(model).__name__} ({'.'.join(known)})" if known else type(model).__name__
-
-
-def _default_plan(config: SptConfig, name: str, module: nn.Module) -> SitePlan:
-    """What a configuration without an allocation does to one target module's weight."""
-    weight = module._parameters.get("weight")
-    if weight is None:
-        raise ModelError(
-            f"`{name}` ({type(module).__name__}) has no weight that SPT could tune. "
-            "Name linear layers, convolutions, norms or embeddings in `target_modules`."
-        )
-    rank = config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), name), config.r)
-    entries = config.sparse_pattern.get(get_pattern_key(list(config.sparse_pattern), name), config.num_sparse)
-    matrix = weight.dim() >= 2 and not isinstance(module, nn.Embedding)
-    form, size = (config.structured_type, rank) if matrix and rank else ("sparse", entries)
-    if form == "sparse" and size >= weight.numel():
-        form, size = "whole", weight.numel()
-    transposed = is_conv1d(module)
-    return SitePlan(f"{name}.weight", form, size, tuple(weight.shape), None, transposed)  # type: ignore[arg-type]
-
-
-def _wrapper_class(
-    module: nn.Module, parent: nn.Module, name: str, plans: dict[str, SitePlan]
-) -> type[SptLinear | SptConv] | None:
-    """The layer that wraps a module, or None where its parameters are exposed on the module itself."""
-    structured = next((plan for plan in plans.values() if plan.form in {"lora", "adapter"}), None)
-    weight = module._parameters.get("weight")
-    if weight is not None and not weight.is_floating_point():
-        raise ModelError(
-            f"`{name}` is a {type(module).__name__} with {weight.dtype} weights; quantised layers are not supported. "
-            "Load the model without quantisation."
-        )
-    if isinstance(parent, nn.Module) and parent_reads_weight(parent, name):
-        if structured is None:
-            return None
-        raise ModelError(
-            f"`{structured.parameter}` cannot get a LoRA or an Adapter: {type(parent).__name__} reads the weight "
-            "itself and never calls the layer. Tune it sparsely, or leave it out with `exclude_modules`."
-        )
-    if isinstance(module, nn.Linear) or is_conv1d(module):
-        return SptLinear
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return SptConv
-    if structured is not None:
-        raise ModelError(
-            f"`{structured.parameter}` cannot get a LoRA or an Adapter: {type(module).__name__} is neither a linear "
-            "layer nor a convolution. Tune it sparsely with `r=0`, or leave it out of `target_modules`."
-        )
-    return None
