@@ -20,10 +20,10 @@ Example:
     [0.0, 5.0, 0.0, 0.0]
 """
 
-from sensitune.tuner.kernels._choice import lean, plain_autograd, tuned_linear
+from sensitune.tuner.kernels._choice import tuned_linear
 from sensitune.tuner.kernels._parts import LowRank, SparseValues
 from sensitune.tuner.kernels._pattern import SparsePattern
-from sensitune.tuner.kernels._portable import cast_like, drop_path, portable, with_low_rank
+from sensitune.tuner.kernels._portable import cast_like, drop_path, with_low_rank
 from sensitune.tuner.kernels._slices import add_slices
 
 __all__ = [
@@ -33,9 +33,6 @@ __all__ = [
     "add_slices",
     "cast_like",
     "drop_path",
-    "lean",
-    "plain_autograd",
-    "portable",
     "tuned_linear",
     "with_low_rank",
 ]
