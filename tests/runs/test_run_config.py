@@ -8,8 +8,6 @@ from small_runs import changed
 
 from sensitune.errors import ArgumentError, ConfigError
 from sensitune.runs import RunConfig
-from sensitune.runs._settings import CriterionName
-from sensitune.sensitivity import CRITERIA
 
 REQUIRED = "backbone: {name: m}\ndata: {source: d}"
 
@@ -85,7 +83,3 @@ def test_a_uniform_method_takes_no_budget(config: RunConfig) -> None:
 def test_a_limit_below_one_is_refused(config: RunConfig) -> None:
     with pytest.raises(ArgumentError, match=r"`max_test` must be a whole number of at least 1,? or None\. Got 0"):
         changed(config, data={"max_test": 0})
-
-
-def test_the_offered_choices_are_the_ones_there_are() -> None:
-    assert set(CriterionName.__args__) == set(CRITERIA)  # type: ignore[attr-defined]

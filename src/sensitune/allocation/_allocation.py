@@ -31,7 +31,7 @@ class Allocation:
         structured: Id of each matrix site that gets a LoRA or an Adapter -> the rank of its module; in site order.
         vectors: Ids of the vector sites that are tuned whole.
         sparse: Site id -> int64 flat indices within the site (row-major, sorted) of the scalars that are trained.
-        structured_type: What the structured sites get: ``"lora"``, ``"adapter"``, or None where nothing is structured.
+        structured_type: What the structured sites get: ``"lora"`` or ``"adapter"``; None = matrices stay sparse.
         tau: How many of the most sensitive scalars were selected (under a budget: how far down the ranking it reached);
             None for baselines that rank nothing.
         budget: The number of trainable parameters that was asked for; None if `tau` was given, or nothing.

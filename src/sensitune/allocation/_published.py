@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from sensitune.allocation._allocation import Allocation
+from sensitune.allocation._cost import StructuredType
 from sensitune.errors import AdapterFileError, AllocationMismatchError
 from sensitune.sites import ModelOutline, Site
 
@@ -39,20 +40,14 @@ def load_published_allocation(path: str | os.PathLike[str], outline: ModelOutlin
         AllocationMismatchError: If the model lacks a site that the file names, or the counts differ.
     """
     content = _read(path)
-    kind = "adapter" if "adapter" in os.path.basename(path) else "lora"
+    kind: StructuredType = "adapter" if "adapter" in os.path.basename(path) else "lora"
     sites = {_published_name(site): site for site in outline.sites}
-    structured = [
-        _find(sites, f"blocks.{block}.{'mlp' if operation.startswith('fc') else 'attn'}.{operation}.weight", path).id
-        for block, flags in enumerate(content["tuned_matrices"])
-        for operation, flag in zip(_OPERATIONS, flags, strict=True)
-        if flag
-    ]
     allocation = Allocation(
         outline=outline,
-        structured=dict.fromkeys(structured, _RANK),
+        structured=_structured(content, sites, path),
         vectors=tuple(_find(sites, name, path).id for name in content["tuned_vectors"]),
         sparse=_sparse(content, sites, path),
-        structured_type=kind,  # type: ignore[arg-type]  # one of the two literals
+        structured_type=kind,
         alpha=_ALPHA,
         beta=_BETA,
         rule="spt",
@@ -109,6 +104,17 @@ def _find(sites: Mapping[str, Site], name: str, path: str | os.PathLike[str]) ->
             "(timm `vit_base_patch16_224`)."
         )
     return sites[name]
+
+
+def _structured(content: Mapping[str, Any], sites: Mapping[str, Site], path: str | os.PathLike[str]) -> dict[str, int]:
+    """The flags of each block's six matrices, as ids with the published rank."""
+    names = [
+        f"blocks.{block}.{'mlp' if operation.startswith('fc') else 'attn'}.{operation}.weight"
+        for block, flags in enumerate(content["tuned_matrices"])
+        for operation, flag in zip(_OPERATIONS, flags, strict=True)
+        if flag
+    ]
+    return {_find(sites, name, path).id: _RANK for name in names}
 
 
 def _sparse(

@@ -184,34 +184,17 @@ class TaskTable:
 
     def latex(self) -> str:
         """The table for a paper: a ``table*`` that needs the packages booktabs and graphicx."""
-        cells = [
-            [escape_latex(row.label), *map(escape_latex, self._params(row)), *map(latex_score, self._texts(row))]
-            for row in self.rows
-        ]
-        tabular = [
-            rf"\begin{{tabular}}{{l{'r' * self._has_params}{'c' * len(self._headings)}}}",
-            r"\toprule",
-            *self._latex_headings(1 + self._has_params),
-            r"\midrule",
-            *(rf"{' & '.join(line)} \\" for line in cells),
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-        if len(self._headings) > _WIDEST:
-            tabular = [r"\resizebox{\textwidth}{!}{%", *tabular, "}"]
         caption = escape_latex(f"{self.title}. {self.caption}")
-        return "\n".join(
-            [
-                r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
-                r"\begin{table*}",
-                r"\centering",
-                r"\setlength{\tabcolsep}{3pt}",
-                rf"\caption{{{caption}}}",
-                *tabular,
-                r"\end{table*}",
-                "",
-            ]
-        )
+        lines = [
+            r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
+            r"\begin{table*}",
+            r"\centering",
+            r"\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{caption}}}",
+            *self._latex_tabular(),
+            r"\end{table*}",
+        ]
+        return "\n".join(lines) + "\n"
 
     def __rich_console__(self, console: rich.console.Console, options: rich.console.ConsoleOptions) -> Iterator[Any]:
         """The table for a terminal: a line per task, as 24 columns fit on none.
@@ -286,6 +269,23 @@ class TaskTable:
         if counts == {1}:
             return ", one seed"
         return f", mean ± standard deviation over {' or '.join(map(str, sorted(filter(None, counts))))} seeds"
+
+    def _latex_tabular(self) -> list[str]:
+        """The table alone, shrunk to the page's width where it has many columns."""
+        cells = [
+            [escape_latex(row.label), *map(escape_latex, self._params(row)), *map(latex_score, self._texts(row))]
+            for row in self.rows
+        ]
+        tabular = [
+            rf"\begin{{tabular}}{{l{'r' * self._has_params}{'c' * len(self._headings)}}}",
+            r"\toprule",
+            *self._latex_headings(1 + self._has_params),
+            r"\midrule",
+            *(rf"{' & '.join(line)} \\" for line in cells),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return tabular if len(self._headings) <= _WIDEST else [r"\resizebox{\textwidth}{!}{%", *tabular, "}"]
 
     def _latex_headings(self, before: int) -> list[str]:
         """The names of all columns, upright; where there are several groups, their names above."""

@@ -8,21 +8,12 @@ from typing import Annotated, Any, Literal
 
 from sensitune._schema import AtLeastOne, NonNegativeInt, PositiveInt, Rule, Share, check
 from sensitune.runs.methods import METHODS, read_peft
+from sensitune.sensitivity import CriterionName
 
 MethodName = Annotated[str, Rule(f"one of {', '.join(METHODS)}", METHODS.__contains__)]
 Placement = Literal["threshold", "knapsack"]
 LoraStart = Literal["random", "gradient"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-CriterionName = Literal[
-    "squared_gradient",
-    "weight_gradient",
-    "gradient_over_weight",
-    "absolute_gradient_sum",
-    "signal_to_noise",
-    "normalised_squared_gradient",
-    "magnitude",
-    "random",
-]
 
 
 @dataclass(frozen=True)

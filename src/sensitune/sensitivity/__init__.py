@@ -4,7 +4,7 @@ To first order, one gradient step on the scalar w_n alone lowers the loss in pro
 gradient. The score is ``s_n = Σ over batches (∂ mean loss / ∂ w_n)²`` (He et al., ICCV 2023, equations 3 and 4), a
 tensor of the parameter's shape for every ranked parameter, from one pass of forward and backward over a few batches.
 
-With g a batch's gradient and w the weight, `CRITERIA` holds these scores:
+With g a batch's gradient and w the weight, there are these scores:
 
 =============================== =========================== ==========================================================
 criterion                       score                       it asks
@@ -35,8 +35,8 @@ Example:
     {'0.weight': (8, 4), '0.bias': (8,), '2.weight': (3, 8), '2.bias': (3,)}
 """
 
-from sensitune.sensitivity._criteria import CRITERIA
+from sensitune.sensitivity._criteria import CriterionName
 from sensitune.sensitivity._estimate import estimate_sensitivity
 from sensitune.sensitivity._sensitivity import Sensitivity
 
-__all__ = ["CRITERIA", "Sensitivity", "estimate_sensitivity"]
+__all__ = ["CriterionName", "Sensitivity", "estimate_sensitivity"]

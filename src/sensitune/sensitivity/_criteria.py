@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
 from sensitune.sites import Site
 
+CriterionName: TypeAlias = Literal[
+    "squared_gradient",
+    "weight_gradient",
+    "gradient_over_weight",
+    "absolute_gradient_sum",
+    "signal_to_noise",
+    "normalised_squared_gradient",
+    "magnitude",
+    "random",
+]
 Scores: TypeAlias = Mapping[str, torch.Tensor]
 Term: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Finish: TypeAlias = Callable[[Sequence[Scores], Sequence[Site]], Scores]
@@ -133,7 +143,7 @@ def random(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return 1 - torch.rand(weight.shape, generator=generator)
 
 
-GRADIENT_CRITERIA: dict[str, GradientCriterion] = {
+GRADIENT_CRITERIA: dict[CriterionName, GradientCriterion] = {
     "squared_gradient": GradientCriterion((squared_gradient,), unchanged),
     "weight_gradient": GradientCriterion((weight_gradient,), unchanged),
     "gradient_over_weight": GradientCriterion((gradient_over_weight,), unchanged),
@@ -141,5 +151,5 @@ GRADIENT_CRITERIA: dict[str, GradientCriterion] = {
     "signal_to_noise": GradientCriterion((plain_gradient, squared_gradient), signal_to_noise, min_batches=2),
     "normalised_squared_gradient": GradientCriterion((squared_gradient,), over_site_mean),
 }
-WEIGHT_CRITERIA: dict[str, WeightCriterion] = {"magnitude": magnitude, "random": random}
-CRITERIA: dict[str, GradientCriterion | WeightCriterion] = {**GRADIENT_CRITERIA, **WEIGHT_CRITERIA}
+WEIGHT_CRITERIA: dict[CriterionName, WeightCriterion] = {"magnitude": magnitude, "random": random}
+CRITERIA: dict[CriterionName, GradientCriterion | WeightCriterion] = {**GRADIENT_CRITERIA, **WEIGHT_CRITERIA}

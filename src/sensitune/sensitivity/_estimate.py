@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from sensitune.errors import AllocationMismatchError, ArgumentError, DataError, ModelError
 from sensitune.sensitivity._accumulator import Accumulator
 from sensitune.sensitivity._batches import Batch, LossFn
-from sensitune.sensitivity._criteria import CRITERIA, GRADIENT_CRITERIA, WEIGHT_CRITERIA
+from sensitune.sensitivity._criteria import CRITERIA, GRADIENT_CRITERIA, WEIGHT_CRITERIA, CriterionName
 from sensitune.sensitivity._pass import Pass
 from sensitune.sensitivity._processes import Processes
 from sensitune.sensitivity._progress import Progress
@@ -32,7 +33,7 @@ def estimate_sensitivity(
     *,
     num_batches: int | None = None,
     loss_fn: LossFn | None = None,
-    criterion: str = "squared_gradient",
+    criterion: CriterionName = "squared_gradient",
     sites: ModelOutline | Sequence[Site] | None = None,
     score_dtype: torch.dtype = torch.float32,
     score_device: torch.device | str | None = None,
@@ -60,7 +61,7 @@ def estimate_sensitivity(
         num_batches: How many to read; None = all.
         loss_fn: ``loss_fn(model, batch)``, the scalar mean loss of a batch. None = the model's own loss for a dict,
             cross-entropy for a pair.
-        criterion: A key of `CRITERIA`; ``sensitune.sensitivity`` has their formulas.
+        criterion: What is scored; ``sensitune.sensitivity`` has the formulas.
         sites: What to score: an outline or sites of one; None = ``outline_model(model)``.
         score_dtype: Type of the scores: float32 (default), float64 or bfloat16. Contributions are computed in float32
             or better whatever the model's type. bfloat16 halves the scores' memory and blurs the order near the cut:
@@ -105,10 +106,9 @@ def estimate_sensitivity(
     parameters = dict(model.named_parameters())
     ranked = {name: parameters[name] for name in dict.fromkeys(site.parameter for site in outline.sites)}
     started = time.perf_counter()
-    gradients = None
     if criterion in WEIGHT_CRITERIA:
         _check_reads_data(criterion, keep_gradients)
-        scores, details = _score_weights(ranked, criterion, score_dtype, seed)
+        found = _score_weights(ranked, criterion, score_dtype, seed)
     elif batches is None:
         raise ArgumentError(f"`batches` must be given for the criterion '{criterion}'. Got None.")
     else:
@@ -119,22 +119,30 @@ def estimate_sensitivity(
         one = Pass(model, accumulator, loss_fn, micro_batch_size, processes, seed if dropout else None)
         details = one.run(batches, num_batches, progress)
         _check_enough(criterion, details["num_batches"])
-        details |= {"without_gradient": _without_gradient(accumulator, outline)}
-        scores, gradients = accumulator.scores(outline.sites), accumulator.gradients()
+        found = _score_gradients(accumulator, outline, details)
     metadata = {
         "criterion": criterion,
-        **details,
+        **found.details,
         "seconds": time.perf_counter() - started,
         "model": _model_name(model),
         "backbone_params": outline.backbone_params,
         "score_dtype": str(score_dtype).removeprefix("torch."),
         "versions": {"sensitune": importlib.metadata.version("sensitune"), "torch": str(torch.__version__)},
     }
-    return Sensitivity(scores, outline, metadata, gradients)
+    return Sensitivity(found.scores, outline, metadata, found.gradients)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The scores, with what they add to the metadata."""
+
+    scores: dict[str, torch.Tensor]
+    details: dict[str, Any]
+    gradients: dict[str, torch.Tensor] | None = None
 
 
 def _check_options(
-    criterion: str, num_batches: int | None, score_dtype: torch.dtype, micro_batch_size: int | None
+    criterion: CriterionName, num_batches: int | None, score_dtype: torch.dtype, micro_batch_size: int | None
 ) -> None:
     if criterion not in CRITERIA:
         raise ArgumentError(f"`criterion` must be one of {', '.join(CRITERIA)}. Got {criterion!r}.")
@@ -146,7 +154,7 @@ def _check_options(
         raise ArgumentError(f"`score_dtype` must be one of {known}: squares leave other ranges. Got {score_dtype}.")
 
 
-def _check_reads_data(criterion: str, keep_gradients: bool) -> None:
+def _check_reads_data(criterion: CriterionName, keep_gradients: bool) -> None:
     if keep_gradients:
         raise ArgumentError(
             f"`keep_gradients` needs a criterion that reads the data; '{criterion}' looks at the weights alone. Choose "
@@ -154,7 +162,7 @@ def _check_reads_data(criterion: str, keep_gradients: bool) -> None:
         )
 
 
-def _check_enough(criterion: str, found: int) -> None:
+def _check_enough(criterion: CriterionName, found: int) -> None:
     needed = GRADIENT_CRITERIA[criterion].min_batches
     if found < needed:
         raise DataError(
@@ -199,12 +207,17 @@ def _limited(outline: ModelOutline, sites: tuple[Site, ...]) -> ModelOutline:
 
 @torch.no_grad()
 def _score_weights(
-    ranked: Mapping[str, nn.Parameter], criterion: str, score_dtype: torch.dtype, seed: int
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    ranked: Mapping[str, nn.Parameter], criterion: CriterionName, score_dtype: torch.dtype, seed: int
+) -> _Found:
     generator = torch.Generator().manual_seed(seed)
     score = WEIGHT_CRITERIA[criterion]
     scores = {name: score(weight, generator).to("cpu", score_dtype) for name, weight in ranked.items()}
-    return scores, {"num_batches": 0} | ({"seed": seed} if criterion == "random" else {})
+    return _Found(scores, {"num_batches": 0} | ({"seed": seed} if criterion == "random" else {}))
+
+
+def _score_gradients(accumulator: Accumulator, outline: ModelOutline, details: dict[str, Any]) -> _Found:
+    without = {"without_gradient": _without_gradient(accumulator, outline)}
+    return _Found(accumulator.scores(outline.sites), details | without, accumulator.gradients())
 
 
 def _without_gradient(accumulator: Accumulator, outline: ModelOutline) -> list[str]:

@@ -11,12 +11,12 @@ from peft import PeftModel
 from torch import nn
 
 from sensitune.allocation import Allocation
-from sensitune.sensitivity import Sensitivity
+from sensitune.sensitivity import CriterionName, Sensitivity
 from sensitune.sites import ModelOutline, outline_model
 
 if TYPE_CHECKING:
     from sensitune.runs._run import Run
-    from sensitune.runs._settings import AllocationSettings, CriterionName, SensitivitySettings
+    from sensitune.runs._settings import AllocationSettings, SensitivitySettings
 
 PresetName = Literal["paper", "best"]
 Preset = Mapping[str, Mapping[str, Any]]
