@@ -91,7 +91,6 @@ FOR_USERS = {
 # Their exports are still being cut.
 UNSETTLED = {
     "sensitune.runs",
-    "sensitune.sites",
     "sensitune.sweeps",
     "sensitune.sweeps.engines",
     "sensitune.training",
