@@ -14,7 +14,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 from sensitune._schema import read_json, shorten
-from sensitune.errors import ArgumentError, ConfigError
+from sensitune.errors import ArgumentError, ConfigError, SensituneError
 from sensitune.runs.methods._method import Method
 from sensitune.sites import find_head, outline_model
 
@@ -44,6 +44,8 @@ class StockMethod(Method):
         assert isinstance(given, Mapping)
         try:
             tuned = get_peft_model(model, _complete(given, model))
+        except SensituneError:
+            raise
         except (AttributeError, ImportError, ValueError) as error:
             raise ArgumentError(
                 f"PEFT cannot put the configuration of `allocation.peft` on {run.config.backbone.name}: {error}"
