@@ -93,7 +93,6 @@ UNSETTLED = {
     "sensitune.runs",
     "sensitune.sweeps",
     "sensitune.sweeps.engines",
-    "sensitune.training",
     "sensitune.tuner",
 }
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sensitune.errors import ArgumentError
-from sensitune.training import resolve_device, resolve_dtype
+from sensitune.training import resolve_device
+from sensitune.training._device import resolve_dtype
 
 
 def test_auto_finds_a_device_that_is_there() -> None:

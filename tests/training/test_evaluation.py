@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from sensitune.data import ImageData, ImageTransform, PreparedImages
 from sensitune.errors import AdapterFileError, ArgumentError, DataError
-from sensitune.training import evaluate, load_weights, predict_probabilities, save_weights
+from sensitune.training import evaluate, load_weights, predict_probabilities
+from sensitune.training._weights import save_weights
 
 
 class Colour(nn.Module):

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from sensitune.errors import ArgumentError
-from sensitune.training import Recipe, learning_rate_at
+from sensitune.training import Recipe
+from sensitune.training._schedule import learning_rate_at
 
 
 def test_the_defaults_are_the_vtab_recipe() -> None:

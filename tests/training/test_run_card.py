@@ -16,7 +16,8 @@ from sensitune.allocation import random_allocation
 from sensitune.backbones import BackboneSpec
 from sensitune.data import ImageData, ImageTransform
 from sensitune.sites import outline_model
-from sensitune.training import AdapterManifest, AdapterOrigin, EpochMetrics, Recipe, TrainingResult, train
+from sensitune.training import AdapterManifest, AdapterOrigin, Recipe, TrainingResult, train
+from sensitune.training._result import EpochMetrics
 from sensitune.training._run_card import TrainedAdapter
 from sensitune.tuner import SptConfig
 
@@ -37,7 +38,7 @@ INFO = {"source": "wood", "split": "stratified", "split_sizes": {"train": 1200, 
 
 
 def make_manifest(**changes: Any) -> AdapterManifest:
-    origin = AdapterOrigin("spt-lora", seed=3, trainable_params=100, head_params=9, data=INFO)
+    origin = AdapterOrigin("spt-lora", seed=3, trainable_params=100, head_params=9, backbone_params=4000, data=INFO)
     manifest = AdapterManifest(
         BackboneSpec("vit_b16_mae"), "0a" * 32, ("red", "green"), ImageTransform(image_size=224), origin
     )
@@ -63,7 +64,7 @@ def test_the_card_of_a_run_says_what_is_known(tmp_path: Path) -> None:
     }
     for line in (
         "# spt-lora on wood\n",
-        "100 parameters were trained, 109 with the new head of 2 classes.",
+        "100 parameters were trained, 2.50% of the backbone's; 109 with the new head.",
         "- Name: `vit_b16_mae`\n- Weights: those of the name, SHA-256 `0a0a",
         "- Pretraining: ImageNet-1k, masked autoencoder\n- Licence of the weights: CC-BY-NC-4.0\n",
         "- Name: wood\n- Classes: 2 (red, green)\n- Images: train 1200, test 300\n- Splits: stratified\n",
@@ -157,7 +158,8 @@ def test_training_writes_the_cards_when_the_numbers_are_known(
     base = make_base()
     allocation = random_allocation(outline_model(base), budget=400, rank=2)
     model = get_peft_model(base, SptConfig.from_allocation(allocation))
-    origin = AdapterOrigin.of(data, method="random", seed=0, trainable_params=400, head_params=51)
+    counts = {"trainable_params": 400, "head_params": 51, "backbone_params": 8000}
+    origin = AdapterOrigin.of(data, method="random", seed=0, **counts)
     manifest = make_manifest(class_names=data.class_names, transform=transform, origin=origin)
     recipe = Recipe(epochs=3, batch_size=8, learning_rate=1e-2)
     result = train(model, data, recipe, tmp_path, transform=transform, manifest=manifest, device="cpu")
@@ -166,7 +168,7 @@ def test_training_writes_the_cards_when_the_numbers_are_known(
         text = (tmp_path / folder / "README.md").read_text()
         (row,) = [line for line in text.splitlines() if "(these)" in line]
         assert row.endswith(f" {accuracy:.1%} |")
-        assert "400 parameters were trained, 451 with the new head of 3 classes." in text
+        assert "400 parameters were trained, 5.00% of the backbone's; 451 with the new head." in text
         assert "| all |" in text
 
 

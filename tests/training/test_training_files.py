@@ -12,7 +12,8 @@ from peft import PeftModel
 
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import RunFolderError
-from sensitune.training import EpochMetrics, Recipe, TrainingProgress, read_metrics, read_result, train
+from sensitune.training import Recipe, TrainingProgress, read_metrics, read_result, train
+from sensitune.training._result import EpochMetrics
 
 RECIPE = Recipe(epochs=3, batch_size=8)
 Train = Callable[..., None]

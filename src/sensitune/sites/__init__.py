@@ -14,7 +14,7 @@ Example:
 
 from sensitune.sites._geometry import Geometry, is_conv1d
 from sensitune.sites._outline import find_sites, outline_model
-from sensitune.sites._roles import find_head, parent_reads_weight
+from sensitune.sites._roles import find_head, is_token, parent_reads_weight
 from sensitune.sites._types import Kind, ModelOutline, Site
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "find_head",
     "find_sites",
     "is_conv1d",
+    "is_token",
     "outline_model",
     "parent_reads_weight",
 ]

@@ -23,46 +23,38 @@ Example:
 
 from __future__ import annotations
 
-from sensitune.training._decay import no_weight_decay, parameter_groups
-from sensitune.training._device import resolve_device, resolve_dtype
+from sensitune.training._device import resolve_device
 from sensitune.training._evaluate import Evaluation, evaluate, predict_probabilities
+from sensitune.training._groups import parameter_groups
 from sensitune.training._manifest import AdapterManifest, AdapterOrigin, load_tuned
 from sensitune.training._probe import fit_head
-from sensitune.training._recipe import Precision, Recipe
+from sensitune.training._recipe import Recipe
 from sensitune.training._result import (
-    EpochMetrics,
     TrainingFolder,
     TrainingProgress,
     TrainingResult,
     read_metrics,
     read_result,
 )
-from sensitune.training._schedule import learning_rate_at
 from sensitune.training._train import train
-from sensitune.training._weights import load_weights, save_weights
+from sensitune.training._weights import load_weights
 
 __all__ = [
     "AdapterManifest",
     "AdapterOrigin",
-    "EpochMetrics",
     "Evaluation",
-    "Precision",
     "Recipe",
     "TrainingFolder",
     "TrainingProgress",
     "TrainingResult",
     "evaluate",
     "fit_head",
-    "learning_rate_at",
     "load_tuned",
     "load_weights",
-    "no_weight_decay",
     "parameter_groups",
     "predict_probabilities",
     "read_metrics",
     "read_result",
     "resolve_device",
-    "resolve_dtype",
-    "save_weights",
     "train",
 ]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 from peft import PeftModel
 from safetensors import SafetensorError
 
-from sensitune._schema import NonNegativeInt, Rule, Seed, load, to_plain, write_json
+from sensitune._schema import NonNegativeInt, PositiveInt, Rule, Seed, load, to_plain, write_json
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import AdapterFileError, AllocationMismatchError, ArgumentError
@@ -42,7 +42,7 @@ class AdapterOrigin:
     seed: Seed
     trainable_params: NonNegativeInt
     head_params: NonNegativeInt
-    backbone_params: NonNegativeInt
+    backbone_params: PositiveInt
     data: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

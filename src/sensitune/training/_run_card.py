@@ -11,7 +11,7 @@ from peft import PeftConfig
 
 from sensitune._markdown import code, escape, table
 from sensitune.backbones import FOCUS_NAME, PUBLISHED_BACKBONES, BackboneSpec
-from sensitune.training._manifest import AdapterManifest
+from sensitune.training._manifest import AdapterManifest, AdapterOrigin
 from sensitune.training._recipe import Recipe
 from sensitune.training._result import TrainingResult
 from sensitune.tuner import ModelCard, adapter_card
@@ -51,12 +51,10 @@ class TrainedAdapter:
         if manifest is None:
             return replace(plain, sections={placement: where, **accuracy, use: loading})
         origin = manifest.origin
-        with_head = origin.trainable_params + origin.head_params
         return replace(
             plain,
             title=f"{escape(origin.method)} on {escape(_data_name(origin.data))}",
-            summary=f"{plain.summary} {origin.trainable_params:,} parameters were trained, {with_head:,} with the new "
-            f"head of {len(manifest.class_names)} classes.",
+            summary=f"{plain.summary} {_counts(origin)}",
             sections={
                 "Base model": _base(manifest),
                 "Data": _data(manifest),
@@ -97,6 +95,12 @@ class TrainedAdapter:
             f"on {result.device}. Nothing was chosen on the test split, which is read once the training is over. "
             "Another seed can differ by a point or more."
         )
+
+
+def _counts(origin: AdapterOrigin) -> str:
+    trained, head = origin.trainable_params, origin.head_params
+    share = f"{trained / origin.backbone_params:.2%} of the backbone's"
+    return f"{trained:,} parameters were trained, {share}; {trained + head:,} with the new head."
 
 
 def _base(manifest: AdapterManifest) -> str:

@@ -16,9 +16,9 @@ from transformers.utils import logging
 
 from sensitune.data import PreparedImages
 from sensitune.errors import NonFiniteError
-from sensitune.training._decay import parameter_groups
 from sensitune.training._device import autocast, resolve_dtype
 from sensitune.training._evaluate import evaluate
+from sensitune.training._groups import parameter_groups
 from sensitune.training._loss import training_loss
 from sensitune.training._recipe import Recipe
 from sensitune.training._schedule import learning_rate_at

@@ -117,14 +117,14 @@ def _placement(config: Any) -> str:
     whole = f"- Trained whole: {', '.join(map(code, config.modules_to_save))}" if config.modules_to_save else ""
     if config.site_plan is None:
         return "\n".join(line for line in (_without_data(config), whole) if line)
-    budget = "none" if config.budget is None else f"{config.budget:,} parameters"
     lines = [
-        f"- Placement: {code(config.rule)}",
-        f"- Budget: {budget}",
-        f"- Trained: {config.trainable_params:,} parameters, the head not counted",
-        *([whole] if whole else []),
+        f"- Placement: {code(config.rule)}" if config.rule else "",
+        f"- Budget: {config.budget:,} parameters" if config.budget is not None else "",
+        f"- Trained: {sum(map(_params, config.plans.values())):,} parameters, the head not counted",
+        whole,
     ]
-    return "\n".join(lines) + (f"\n\n{_by_operation(config.plans)}" if config.site_plan else "")
+    facts = "\n".join(line for line in lines if line)
+    return f"{facts}\n\n{_by_operation(config.plans)}" if config.site_plan else facts
 
 
 def _without_data(config: SptConfig) -> str:
