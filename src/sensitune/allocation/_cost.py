@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from sensitune.errors import ArgumentError
-from sensitune.sites import Site
+from sensitune.sites import Geometry, Site
 
 StructuredType: TypeAlias = Literal["lora", "adapter"]
 
 
-def module_params(site: Site, structured_type: StructuredType | None, rank: int) -> int:
+def module_params(site: Geometry, structured_type: StructuredType | None, rank: int) -> int:
     """Parameters of a structured module on one matrix: LoRA r·(in + out), Adapter 2·r·out + r + out.
 
     Args:

@@ -165,5 +165,5 @@ def _count(plans: Sequence[SitePlan]) -> str:
     return f"{len(plans)}" + (f" (rank {' to '.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))})" if ranks else "")
 
 
-def _params(plan: Any) -> int:
-    return module_params(plan, plan.form, plan.size) if plan.form in {"lora", "adapter"} else int(plan.size)
+def _params(plan: SitePlan) -> int:
+    return module_params(plan, plan.form, plan.size) if plan.form == "lora" or plan.form == "adapter" else plan.size

@@ -162,7 +162,7 @@ class SptConfig(PeftConfig):
         """
         head = find_head(model)
         plans = {
-            name: SitePlan(name, "whole", parameter.numel(), tuple(parameter.shape))
+            name: SitePlan(parameter=name, form="whole", size=parameter.numel(), shape=tuple(parameter.shape))
             for name, parameter in model.named_parameters()
             if not name.startswith(tuple(f"{each}." for each in head))
         }
