@@ -19,6 +19,7 @@ from sensitune.tuner.kernels import (
     add_slices,
     cast_like,
     drop_path,
+    plain_autograd,
     tuned_linear,
     with_low_rank,
 )
@@ -126,7 +127,8 @@ class SptLinear(SptLayer, nn.Module):
         if key in self._patterns:
             return self._patterns[key]
         slots = self._sparse_weight_slots()
-        if not slots or torch.compiler.is_compiling():
+        # A compiler or tracer would record the working-out too, a transform leave its own kind of tensors in the result.
+        if not slots or not plain_autograd():
             return None
         # Worked out in the first forward but kept for all: tensors made in inference mode could not be trained with.
         with torch.inference_mode(False):

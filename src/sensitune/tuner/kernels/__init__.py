@@ -20,7 +20,7 @@ Example:
     [0.0, 5.0, 0.0, 0.0]
 """
 
-from sensitune.tuner.kernels._choice import tuned_linear
+from sensitune.tuner.kernels._choice import plain_autograd, tuned_linear
 from sensitune.tuner.kernels._parts import LowRank, SparseValues
 from sensitune.tuner.kernels._pattern import SparsePattern
 from sensitune.tuner.kernels._portable import cast_like, drop_path, with_low_rank
@@ -33,6 +33,7 @@ __all__ = [
     "add_slices",
     "cast_like",
     "drop_path",
+    "plain_autograd",
     "tuned_linear",
     "with_low_rank",
 ]

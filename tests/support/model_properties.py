@@ -1,0 +1,211 @@
+"""What holds of every tuned model, as assertions: exact, reversible, portable, and untouched by what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from sensitune.allocation import Allocation
+from sensitune.sites import Site
+
+State = dict[str, torch.Tensor]
+Inputs = torch.Tensor | Mapping[str, torch.Tensor]
+
+# -- states -----------------------------------------------------------------------------------------------------------
+
+
+def state_of(model: nn.Module) -> State:
+    """A copy of the model's state dict."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def assert_same_state(first: nn.Module | State, second: nn.Module | State) -> None:
+    """The same names, shapes and dtypes, and every value equal bit for bit, NaN included."""
+    one, other = (each.state_dict() if isinstance(each, nn.Module) else each for each in (first, second))
+    assert one.keys() == other.keys(), f"Names differ: {sorted(one.keys() ^ other.keys())}."
+    changed = [name for name in one if not _bits_equal(one[name], other[name])]
+    assert not changed, f"Values differ: {changed}."
+
+
+def _bits_equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return False
+    one, other = (each.detach().cpu().contiguous().view(-1).view(torch.uint8) for each in (first, second))
+    return torch.equal(one, other)
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """What runs inside leaves the model as it was: values, names, modules, hooks, modes, what trains and is active."""
+    state, before = state_of(model), _structure(model)
+    yield
+    assert_same_state(state, model)
+    after = _structure(model)
+    for aspect, found in before.items():
+        assert after[aspect] == found, f"{aspect}: {found} became {after[aspect]}."
+
+
+def _structure(model: nn.Module) -> dict[str, Any]:
+    return {
+        "trained": {name: parameter.requires_grad for name, parameter in model.named_parameters()},
+        "parameters": {name: id(parameter) for name, parameter in model.named_parameters()},
+        "modules": {name: (id(module), type(module)) for name, module in model.named_modules()},
+        "training": {name: module.training for name, module in model.named_modules()},
+        "hooks": {name: _hooks(module) for name, module in model.named_modules()},
+        "attributes": {name: sorted(vars(module)) for name, module in model.named_modules()},
+        "adapters": list(getattr(model, "peft_config", ())),
+        "active": getattr(model, "active_adapter", None),
+    }
+
+
+def _hooks(module: nn.Module) -> dict[str, list[Any]]:
+    return {name: list(found.values()) for name, found in vars(module).items() if name.endswith("_hooks") and found}
+
+
+# -- outputs ----------------------------------------------------------------------------------------------------------
+
+
+def output_of(model: nn.Module, inputs: Inputs) -> torch.Tensor:
+    """The model's output, or its logits, for a tensor or for keyword arguments."""
+    found = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    result: torch.Tensor = getattr(found, "logits", found)
+    return result
+
+
+def assert_merged_equals_unmerged(tuned: PeftModel, inputs: Inputs, **tolerances: float) -> nn.Module:
+    """Merge for good: the same output, from a model in which nothing of the tuner is left; that model is returned."""
+    expected = output_of(tuned, inputs)
+    merged = tuned.merge_and_unload()
+    torch.testing.assert_close(output_of(merged, inputs), expected, **tolerances)
+    _assert_plain(merged)
+    return merged
+
+
+def _assert_plain(model: nn.Module) -> None:
+    left = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    left += [name for name in model.state_dict() if "spt_" in name or "modules_to_save" in name]
+    assert not left, f"Of the tuner there is left: {left}."
+
+
+def assert_unmerging_restores(
+    tuned: PeftModel, inputs: Inputs | None = None, *, adapters: Sequence[str] = ("default",), **tolerances: float
+) -> None:
+    """Merging keeps the output of the active adapters, and unmerging restores everything bit for bit."""
+    active = tuned.active_adapter
+    tuned.base_model.set_adapter(list(adapters))
+    expected = None if inputs is None else output_of(tuned, inputs)
+    with untouched(tuned):
+        tuned.base_model.merge_adapter(list(adapters))
+        if inputs is not None:
+            torch.testing.assert_close(output_of(tuned, inputs), expected, **tolerances)
+        tuned.base_model.unmerge_adapter()
+    if inputs is not None and expected is not None:
+        assert torch.equal(output_of(tuned, inputs), expected)
+    tuned.base_model.set_adapter(active)
+
+
+def assert_unloading_restores(tuned: PeftModel, base: nn.Module) -> None:
+    """Taking the adapter out gives the base: its class, its names, and every value bit for bit."""
+    unloaded = tuned.unload()
+    assert type(unloaded) is type(base)
+    assert_same_state(unloaded, base)
+
+
+def assert_reload_equals(
+    tuned: PeftModel, base: nn.Module, folder: Path | str, inputs: Inputs, *, exact: bool = False, **options: Any
+) -> PeftModel:
+    """Saved and loaded on `base`: every value bit for bit and the same output; the loaded model is returned.
+
+    Not equal bit for bit: BLAS rounds by where in memory its operands lie. `exact` asks for it nevertheless.
+    """
+    tuned.save_pretrained(folder)
+    loaded = PeftModel.from_pretrained(base, folder, **options).eval()
+    assert_same_state(loaded, tuned)
+    found, expected = output_of(loaded, inputs), output_of(tuned, inputs)
+    torch.testing.assert_close(found, expected, **({"rtol": 0.0, "atol": 0.0} if exact else {}))
+    return loaded
+
+
+# -- the slow, obvious reference --------------------------------------------------------------------------------------
+
+
+def dense_weights(
+    base: nn.Module, values: Mapping[str, Mapping[str, torch.Tensor]], allocation: Allocation
+) -> dict[str, torch.Tensor]:
+    """Every parameter of `base` with its changes added densely, differentiable in `values` (site id -> role -> value).
+
+    Adapters are left out: no weight has their effect.
+    """
+    weights = {name: parameter.detach() for name, parameter in base.named_parameters()}
+    sites = {site.id: site for site in allocation.outline.sites}
+    for site_id, roles in values.items():
+        site = sites.get(site_id)
+        name = site_id if site is None else site.parameter
+        if "whole" in roles:
+            change = roles["whole"]
+        elif site is not None and "sparse" in roles:
+            flat = torch.zeros(site.numel, dtype=roles["sparse"].dtype)
+            change = flat.index_put((allocation.sparse[site_id],), roles["sparse"]).view(site.shape)
+        elif site is not None and allocation.structured_type == "lora":
+            change = roles["up"] @ roles["down"].flatten(1)
+            change = change.t() if site.transposed else change.view(site.shape)
+        else:
+            continue
+        weights[name] = weights[name] + (change if site is None else _padded(change, site, weights[name]))
+    return weights
+
+
+def _padded(change: torch.Tensor, site: Site, weight: torch.Tensor) -> torch.Tensor:
+    """A slice's change as one of the whole parameter."""
+    if site.rows is None:
+        return change
+    last = site.transposed or weight.dim() == 1
+    rows = (site.rows[0], weight.shape[-1 if last else 0] - site.rows[1])
+    return F.pad(change, rows if last else (0, 0) * (weight.dim() - 1) + rows)
+
+
+def write_dense(plain: nn.Module, tuned: PeftModel, allocation: Allocation) -> None:
+    """Put the tuned model's changes into the weights of a plain one."""
+    with torch.no_grad():
+        for name, weight in dense_weights(plain, tuned.base_model.site_parameters(), allocation).items():
+            plain.get_parameter(name).copy_(weight)
+
+
+def assert_gradients_follow(tuned: PeftModel, plain: nn.Module, allocation: Allocation) -> None:
+    """Every trained value's gradient is what the chain rule makes of the plain model's dense gradient."""
+    sites = {site.id: site for site in allocation.outline.sites}
+    found = tuned.base_model.site_parameters()
+    assert found.keys() == {*allocation.structured, *allocation.vectors, *allocation.sparse, *allocation.always_trained}
+    for site_id, roles in found.items():
+        site = sites.get(site_id)
+        dense = plain.get_parameter(site_id if site is None else site.parameter).grad
+        assert dense is not None, site_id
+        dense = dense if site is None else site.of(dense)
+        for role, expected in _chain(dense, roles, allocation, site_id).items():
+            torch.testing.assert_close(roles[role].grad, expected, msg=lambda text, at=site_id: f"{at}: {text}")
+    for name in allocation.head:
+        copy = tuned.base_model.model.get_submodule(name).modules_to_save["default"]
+        for own, parameter in copy.named_parameters():
+            torch.testing.assert_close(parameter.grad, plain.get_submodule(name).get_parameter(own).grad)
+
+
+def _chain(
+    dense: torch.Tensor, roles: Mapping[str, torch.Tensor], allocation: Allocation, site_id: str
+) -> dict[str, torch.Tensor]:
+    if "whole" in roles:
+        return {"whole": dense}
+    if "sparse" in roles:
+        return {"sparse": dense.flatten()[allocation.sparse[site_id]]}
+    if allocation.structured_type != "lora":
+        return {}
+    oriented = dense.t() if allocation.site(site_id).transposed else dense.flatten(1)
+    down, up = roles["down"].flatten(1), roles["up"]
+    return {"up": oriented @ down.t(), "down": (up.t() @ oriented).view(roles["down"].shape)}
