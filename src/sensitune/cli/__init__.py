@@ -1,8 +1,8 @@
 """The subcommands of ``sensitune``: run, sensitivity, allocate, train, evaluate, predict, merge, sites, demo, ...
 
 One file per subcommand with a function ``main(arguments)``, found by its name by `sensitune_command`, the module beside
-this package that the command starts in. They read the same dataclasses as the Python API: `sensitune run
---recipe.epochs 20` sets what ``RunConfig(recipe=Recipe(epochs=20))`` sets, and ``recipe: {epochs: 20}`` in a YAML file.
+this package that the command starts in. They read the same dataclasses as the Python API: `sensitune run --epochs 20
+--recipe.mixup 0.2` sets what ``Recipe(epochs=20, mixup=0.2)`` sets, and ``recipe: {epochs: 20, mixup: 0.2}`` in a file.
 
 Example:
     >>> import sensitune_command
