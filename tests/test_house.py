@@ -90,7 +90,6 @@ FOR_USERS = {
 }
 # Their exports are still being cut.
 UNSETTLED = {
-    "sensitune.runs",
     "sensitune.sweeps",
     "sensitune.sweeps.engines",
     "sensitune.tuner",

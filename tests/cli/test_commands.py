@@ -174,6 +174,20 @@ def test_the_stages_one_by_one(settings: list[str], tmp_path: Path, capsys: pyte
     assert "validation accuracy" in capsys.readouterr().out
 
 
+def test_a_method_that_places_nothing_goes_through_all_stages(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    assert main(["run", *settings, "--method", "full", "--output", run]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"Full fine-tuning +1,038,912 +1,039,491 +100\.00%", shown)
+    assert "is trained too and not counted" not in shown  # the allocation's table
+    assert (tmp_path / "run/figures/comparison.csv").exists()
+    assert not (tmp_path / "run/allocation.safetensors").exists()
+    assert main(["allocate", run]) == 0
+    assert capsys.readouterr().out == f"The method full places nothing; `sensitune train {run}` goes on.\n"
+
+
 def test_predictions_are_csv(finished: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(squares / "red" / "0.png"), str(squares / "blue" / "1.png")]
     assert main(["predict", str(finished / "adapter"), *files, "--device", "cpu"]) == 0

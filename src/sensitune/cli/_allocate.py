@@ -22,7 +22,7 @@ def allocate(run: tyro.conf.Positional[Path], /) -> None:
     """Decide what a run tunes under its budget, from the scores in its folder.
 
     Args:
-        run: Run folder, from `sensitune sensitivity` or `sensitune run`.
+        run: Run folder, from `sensitune sensitivity` or `sensitune run`; scores that are missing are made first.
     """
     console = make_console()
     with reporting(console) as reporter:

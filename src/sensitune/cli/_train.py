@@ -23,7 +23,7 @@ def train(run: tyro.conf.Positional[Path], /, *, device: DeviceName | None = Non
     """Train what a run's allocation says, and the head; an interrupted training goes on from its last epoch.
 
     Args:
-        run: Run folder, after `sensitune allocate`.
+        run: Run folder; what an earlier stage has not left there yet is made first.
         device: Where it runs; the run's own setting by default.
     """
     console = make_console()

@@ -21,7 +21,7 @@ Example:
     ('cat', 0.97)
 """
 
-from sensitune.runs._compare import DEFAULT_METHODS, compare
+from sensitune.runs._compare import compare
 from sensitune.runs._config import RunConfig
 from sensitune.runs._folder import RunFolder, check_finished
 from sensitune.runs._presets import preset_settings, with_preset
@@ -29,15 +29,13 @@ from sensitune.runs._reporter import Reporter, Silent
 from sensitune.runs._run import Run
 from sensitune.runs._settings import AllocationSettings, ComputeSettings, DeviceName, SensitivitySettings
 from sensitune.runs._use import Predictions, merge, open_image, predict
-from sensitune.runs.methods import METHODS, Method, PresetName
+from sensitune.runs.methods import METHODS, PresetName
 
 __all__ = [
-    "DEFAULT_METHODS",
     "METHODS",
     "AllocationSettings",
     "ComputeSettings",
     "DeviceName",
-    "Method",
     "Predictions",
     "PresetName",
     "Reporter",

@@ -17,14 +17,14 @@ from sensitune.runs._run import Run
 from sensitune.runs._settings import AllocationSettings
 from sensitune.runs.methods import METHODS, PresetName
 
-DEFAULT_METHODS: Final = ("head", "lora", "spt-lora", "sparse")
+_DEFAULT_METHODS: Final = ("head", "lora", "spt-lora", "sparse")
 
 
 def compare(
     config: RunConfig,
     path: str | os.PathLike[str],
     *,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[str] = _DEFAULT_METHODS,
     uniform_rank: int | None = None,
     preset: PresetName | None = None,
     reporter: Reporter | None = None,

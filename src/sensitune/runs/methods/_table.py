@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from sensitune.allocation import layerwise_allocation, neuron_allocation
+from sensitune.allocation import StructuredType, layerwise_allocation, neuron_allocation
 from sensitune.runs.methods._method import Method, Preset, PresetName
 from sensitune.runs.methods._placed import (
     PlacedMethod,
@@ -34,35 +34,27 @@ def _presets(*, loras: bool) -> Mapping[PresetName, Preset]:
     }
 
 
+def _spt(
+    name: str, label: str, structured: StructuredType | None, *, default_preset: PresetName | None = None
+) -> Method:
+    loras = structured == "lora"
+    return PlacedMethod(
+        name=name,
+        label=label,
+        takes=frozenset({"budget", "tau", "placement", "lora_start"} if loras else {"budget", "tau"}),
+        follows_scores=True,
+        place=by_sensitivity(structured),
+        presets=_presets(loras=loras),
+        default_preset=default_preset,
+    )
+
+
 _ALL: tuple[Method, ...] = (
-    PlacedMethod(
-        name="spt-lora",
-        label="SPT-LoRA",
-        takes=frozenset({"budget", "tau", "placement", "lora_start"}),
-        follows_scores=True,
-        place=by_sensitivity("lora"),
-        presets=_presets(loras=True),
-        # What the accuracy suite supports on validation images at every learning rate tried (docs/accuracy.md).
-        default_preset="best",
-    ),
-    PlacedMethod(
-        name="spt-adapter",
-        label="SPT-Adapter",
-        takes=frozenset({"budget", "tau"}),
-        follows_scores=True,
-        place=by_sensitivity("adapter"),
-        presets=_presets(loras=False),
-        default_preset="best",
-    ),
-    PlacedMethod(
-        name="sparse",
-        label="SPT sparse only",
-        takes=frozenset({"budget", "tau"}),
-        follows_scores=True,
-        place=by_sensitivity(None),
-        # Sparse values alone gain from `best` only at high learning rates, so there is no default.
-        presets=_presets(loras=False),
-    ),
+    # What the accuracy suite supports on validation images at every learning rate tried (docs/accuracy.md) is their
+    # default; sparse values alone gain from it at high rates only.
+    _spt("spt-lora", "SPT-LoRA", "lora", default_preset="best"),
+    _spt("spt-adapter", "SPT-Adapter", "adapter", default_preset="best"),
+    _spt("sparse", "SPT sparse only", None),
     PlacedMethod(name="lora", label="Uniform LoRA", takes=frozenset({"lora_start"}), place=everywhere("lora")),
     PlacedMethod(
         name="lora-stored",
