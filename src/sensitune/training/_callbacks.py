@@ -22,7 +22,8 @@ class EpochRecorder(TrainerCallback):
     it: whenever the run is interrupted, the last checkpoint's choice is on the disk.
     """
 
-    def __init__(self, folder: TrainingFolder, metrics: list[EpochMetrics]) -> None:
+    def __init__(self, model: nn.Module, folder: TrainingFolder, metrics: list[EpochMetrics]) -> None:
+        self.model = model
         self.folder = folder
         self.metrics = metrics
         self._started = 0.0
@@ -58,18 +59,17 @@ class EpochRecorder(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         metrics: dict[str, float] | None = None,
-        model: nn.Module | None = None,
         **_: Any,
     ) -> None:
         """Record the validation, and the weights if it is the best so far."""
-        if metrics is None or model is None:
+        if metrics is None:
             return
         self.metrics[-1] = replace(
             self.metrics[-1], validation_accuracy=metrics["eval_accuracy"], validation_loss=metrics["eval_loss"]
         )
         write_metrics(self.folder.metrics, self.metrics)
         if self.chosen_epoch == self.metrics[-1].epoch:
-            save_weights(model, self.folder.candidate(self.metrics[-1].epoch))
+            save_weights(self.model, self.folder.candidate(self.metrics[-1].epoch))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Remove the weights that have been surpassed."""

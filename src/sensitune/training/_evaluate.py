@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from sensitune.data import ImageTransform, PreparedImages
 from sensitune.errors import ArgumentError, DataError
 from sensitune.training._device import autocast, resolve_device, resolve_dtype
+from sensitune.training._features import FrozenFeatures, loaded
 from sensitune.training._loss import logits_of
+from sensitune.training._modes import evaluation_mode
 from sensitune.training._recipe import Precision
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    split: Dataset | PreparedImages,
+    split: Dataset | PreparedImages | FrozenFeatures,
     transform: ImageTransform | None = None,
     *,
     batch_size: int = 64,
@@ -74,14 +74,12 @@ def evaluate(
     images = prepare(split, transform)
     if len(images) == 0:
         raise DataError("A split to evaluate must hold at least one image. Got an empty one.")
-    # Its own generator: a loader otherwise draws from the global one, and training would depend on being evaluated.
-    loader = DataLoader(images, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator())
     forward = _forward_pass(model, device=device, precision=precision)
     answers, labels = [], []
     with evaluation_mode(model):
-        for batch in loader:
-            answers.append(forward(batch["pixel_values"]))
-            labels.append(batch["labels"])
+        for pixel_values, classes in loaded(images, batch_size=batch_size, num_workers=num_workers):
+            answers.append(forward(pixel_values))
+            labels.append(classes)
             if progress is not None:
                 progress(sum(map(len, labels)), len(images))
     return _score(torch.cat(answers), torch.cat(labels))
@@ -124,25 +122,15 @@ def predict_probabilities(
     return torch.cat(probabilities)
 
 
-def prepare(split: Dataset | PreparedImages, transform: ImageTransform | None) -> PreparedImages:
+def prepare(
+    split: Dataset | PreparedImages | FrozenFeatures, transform: ImageTransform | None
+) -> PreparedImages | FrozenFeatures:
     """The split under the transform without augmentation; a prepared split as it is."""
-    if isinstance(split, PreparedImages):
+    if isinstance(split, (PreparedImages, FrozenFeatures)):
         return split
     if transform is None:
         raise ArgumentError("`transform` must be given for a split that is not a `PreparedImages`. Got None.")
     return PreparedImages(split, transform.for_evaluation())
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every module's own training flag back afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def _forward_pass(model: nn.Module, *, device: str | torch.device, precision: Precision) -> Callable[[Tensor], Tensor]:

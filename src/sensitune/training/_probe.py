@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from sensitune.errors import ModelError
 from sensitune.sites import find_head
-from sensitune.training._evaluate import evaluation_mode
-from sensitune.training._loss import logits_of
+from sensitune.training._features import features_of
 
 
 def fit_head(
@@ -39,7 +38,8 @@ def fit_head(
         ModelError: If the head is not one linear layer.
     """
     head = _linear_head(model)
-    features, labels = _features(model, head, batches)
+    found = features_of(model, head, batches)
+    features, labels = found.features.to(head.weight).detach(), found.labels.to(head.weight.device)
     with torch.enable_grad():
         weight, bias = (each.detach().clone().requires_grad_(True) for each in (head.weight, head.bias))
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=max_iterations, line_search_fn="strong_wolfe")
@@ -67,19 +67,3 @@ def _linear_head(model: nn.Module) -> nn.Linear:
             f"{', '.join(names) or 'none'}. Use the random head."
         )
     return module
-
-
-@torch.no_grad()
-def _features(model: nn.Module, head: nn.Linear, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """What reaches the head, and the labels, on the model's device."""
-    seen: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].float()))
-    labels = []
-    try:
-        with evaluation_mode(model):
-            for images, classes in batches:
-                logits_of(model, images.to(head.weight.device))
-                labels.append(classes.to(head.weight.device))
-    finally:
-        handle.remove()
-    return torch.cat(seen), torch.cat(labels)

@@ -38,7 +38,8 @@ class Recipe:
     dropout: Share = 0.1
     """Dropout on what the modules read, while training."""
     drop_path: Share = 0.1
-    """Probability of skipping a residual branch of the backbone while training (stochastic depth)."""
+    """Probability of skipping a residual branch of the backbone while training (stochastic depth); off where the head
+    alone trains."""
     label_smoothing: Share = 0.0
     """Share of the target spread over all classes."""
     mixup: NonNegative = 0.0

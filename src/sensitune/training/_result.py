@@ -57,10 +57,11 @@ class TrainingResult:
         test_accuracy_chosen: Test accuracy of the chosen epoch's weights.
         trained_params: Scalars that trained, head included.
         num_train_images: Size of the training split.
-        seconds: Seconds of all epochs, without validation and test.
+        seconds: Seconds of all epochs, without validation and test; and of the features, where there are such.
         seed: Seed it trained with.
         device: Where it trained.
         precision: ``"float32"`` or ``"bfloat16"``.
+        frozen_features: Whether the epochs went through features computed once, the head being all that trains.
         resumed_after: The epoch whose checkpoint it went on from; None for a run in one piece.
     """
 
@@ -75,6 +76,7 @@ class TrainingResult:
     seed: Seed
     device: str
     precision: Literal["float32", "bfloat16"]
+    frozen_features: bool = False
     resumed_after: PositiveInt | None = None
 
     @property

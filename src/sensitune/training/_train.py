@@ -13,13 +13,13 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from sensitune.data import ImageData, ImageTransform, PreparedImages
+from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import ArgumentError
 from sensitune.training._checkpoints import TrainingSetting, last_checkpoint, metrics_so_far, open_checkpoints
 from sensitune.training._device import resolve_device, resolve_dtype
-from sensitune.training._evaluate import evaluate, evaluation_mode
-from sensitune.training._loss import logits_of
+from sensitune.training._evaluate import evaluate
 from sensitune.training._manifest import AdapterManifest
+from sensitune.training._reading import Reading, check_model, open_reading, prepare_splits
 from sensitune.training._recipe import Recipe
 from sensitune.training._result import (
     EpochMetrics,
@@ -53,7 +53,13 @@ def train(
     alone, which is then the chosen one; the test split twice and only at the end: with the last epoch's weights and
     with those of the epoch that was best on the validation split. Writes to `output_dir`: ``adapter/`` (last epoch)
     and ``adapter_chosen/`` (chosen epoch), each with a model card, ``metrics.jsonl`` and ``training.json``; and, until
-    it is finished, ``checkpoints/``. Python's, NumPy's and torch's random states are seeded.
+    it is finished, ``checkpoints/``.
+
+    Where the head alone trains, the backbone works as in evaluation: drop-path and dropout in it would only blur what
+    the head reads. Its features are then computed once, and the epochs go through them, unless the images change from
+    epoch to epoch (augmentation, mixup) or the features exceed `cache_bytes`; ``training.json`` says which it was.
+
+    Python's, NumPy's and torch's random states are seeded.
 
     Args:
         model: A PEFT model (or any module with trainable parameters) that maps images [batch, 3, height, width] to
@@ -67,7 +73,8 @@ def train(
             removes the checkpoints and starts again.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         num_workers: Processes that read images; 0 reads them in this one.
-        cache_bytes: Resized images are kept in memory up to this size for each split; 0 decodes them every epoch.
+        cache_bytes: Resized images, or features, are kept in memory up to this size for each split; 0 decodes the
+            images every epoch.
         seed: Seed of the order of the images, of dropout and of all else that is random while it trains; from 0 to
             2³² − 1.
         progress: Called after every step.
@@ -88,13 +95,14 @@ def train(
         )
     if not 0 <= seed < 2**32:
         raise ArgumentError(f"`seed` must be a whole number from 0 to {2**32 - 1}. Got {seed}.")
-    images = _prepared_splits(data, transform, cache_bytes)
-    _check_model(model, images["train"], data)
+    images = prepare_splits(data, transform, cache_bytes)
+    check_model(model, images["train"], data.num_classes)
     folder = TrainingFolder(Path(output_dir))
-    run = _Run(model, recipe, images, folder, place, num_workers, seed, manifest)
     setting = TrainingSetting(recipe, seed, len(images["train"]))
     resumed_after = open_checkpoints(folder, setting, resume=resume)
     metrics = metrics_so_far(folder, resumed_after or 0)
+    reading = open_reading(model, images, recipe, device=place, num_workers=num_workers, cache_bytes=cache_bytes)
+    run = _Run(model, recipe, reading, folder, place, num_workers, seed, manifest)
     chosen_epoch = run.fit(metrics, progress)
     test_accuracy_last, test_accuracy_chosen = run.test(chosen_epoch)
     result = TrainingResult(
@@ -103,7 +111,7 @@ def train(
         chosen_epoch=chosen_epoch,
         test_accuracy_last=test_accuracy_last,
         test_accuracy_chosen=test_accuracy_chosen,
-        seconds=sum(row.seconds for row in metrics),
+        seconds=reading.seconds + sum(row.seconds for row in metrics),
         resumed_after=resumed_after,
         **run.facts(),
     )
@@ -119,7 +127,7 @@ class _Run:
 
     model: nn.Module
     recipe: Recipe
-    images: dict[str, PreparedImages]
+    reading: Reading
     folder: TrainingFolder
     device: torch.device
     num_workers: int
@@ -132,13 +140,12 @@ class _Run:
         from sensitune.training._callbacks import EpochRecorder, ProgressReporter
         from sensitune.training._trainer import RecipeTrainer, restored_verbosity
 
-        recorder = EpochRecorder(self.folder, metrics)
+        recorder = EpochRecorder(self.model, self.folder, metrics)
         with restored_verbosity():
             trainer = RecipeTrainer(
                 self.model,
                 recipe=self.recipe,
-                train_images=self.images["train"],
-                validation_images=self.images.get("validation"),
+                reading=self.reading,
                 checkpoints=self.folder.checkpoints,
                 device=self.device,
                 num_workers=self.num_workers,
@@ -161,11 +168,11 @@ class _Run:
         return last, chosen
 
     def _test_accuracy(self) -> float | None:
-        if "test" not in self.images:
+        if "test" not in self.reading.splits:
             return None
         settings: dict[str, Any] = {"precision": self.recipe.precision, "batch_size": self.recipe.batch_size}
-        settings |= {"device": self.device, "num_workers": self.num_workers}
-        return evaluate(self.model, self.images["test"], **settings).accuracy
+        settings |= {"device": self.device, "num_workers": 0 if self.reading.of_features else self.num_workers}
+        return evaluate(self.reading.module, self.reading.splits["test"], **settings).accuracy
 
     def describe(self, result: TrainingResult) -> None:
         """Write the model cards, now that the numbers are known."""
@@ -178,36 +185,10 @@ class _Run:
     def facts(self) -> dict[str, Any]:
         """What the result records of the run's setting."""
         return {
-            "trained_params": sum(parameter.numel() for parameter in _trained(self.model)),
-            "num_train_images": len(self.images["train"]),
+            "trained_params": sum(each.numel() for each in self.model.parameters() if each.requires_grad),
+            "num_train_images": len(self.reading.splits["train"]),
+            "frozen_features": self.reading.of_features,
             "seed": self.seed,
             "device": self.device.type,
             "precision": str(resolve_dtype(self.recipe.precision, self.device)).removeprefix("torch."),
         }
-
-
-def _prepared_splits(data: ImageData, transform: ImageTransform, cache_bytes: int) -> dict[str, PreparedImages]:
-    images = {"train": PreparedImages(data.dataset["train"], transform, cache_bytes=cache_bytes)}
-    for split in ("validation", "test"):
-        if split in data.dataset:
-            # The test split is read twice at most: not worth the memory.
-            kept = cache_bytes if split == "validation" else 0
-            images[split] = PreparedImages(data.dataset[split], transform.for_evaluation(), cache_bytes=kept)
-    return images
-
-
-def _check_model(model: nn.Module, images: PreparedImages, data: ImageData) -> None:
-    if not _trained(model):
-        raise ArgumentError("`model` must have parameters that require a gradient. Got none: tune it first.")
-    with torch.no_grad(), evaluation_mode(model):
-        parameter = next(model.parameters())
-        outputs = logits_of(model, images[0]["pixel_values"][None].to(parameter.device)).shape[-1]
-    if outputs != data.num_classes:
-        raise ArgumentError(
-            f"`model` must have one output for each of the data's {data.num_classes} classes. Got {outputs}. "
-            f"Build it with `num_classes={data.num_classes}`."
-        )
-
-
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]

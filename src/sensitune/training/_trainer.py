@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import logging
 
-from sensitune.data import PreparedImages
 from sensitune.errors import NonFiniteError
 from sensitune.training._device import autocast, resolve_dtype
 from sensitune.training._evaluate import evaluate
 from sensitune.training._groups import parameter_groups
 from sensitune.training._loss import training_loss
+from sensitune.training._modes import hold_frozen_parts
+from sensitune.training._reading import Reading
 from sensitune.training._recipe import Recipe
 from sensitune.training._schedule import learning_rate_at
 from sensitune.training._weights import load_weights, save_weights
@@ -35,8 +36,7 @@ class RecipeTrainer(Trainer):
         model: nn.Module,
         *,
         recipe: Recipe,
-        train_images: PreparedImages,
-        validation_images: PreparedImages | None,
+        reading: Reading,
         checkpoints: Path,
         device: torch.device,
         num_workers: int,
@@ -45,23 +45,24 @@ class RecipeTrainer(Trainer):
     ) -> None:
         self.recipe = recipe
         self.tuned = model
+        self.reading = reading
         self.checkpoints = checkpoints
         super().__init__(
-            model=model,
+            model=reading.module,
             args=_arguments(
                 recipe,
                 checkpoints,
                 device,
-                num_workers,
+                0 if reading.of_features else num_workers,
                 seed,
-                validate=validation_images is not None,
+                validate="validation" in reading.splits,
             ),
-            train_dataset=train_images,
-            eval_dataset=validation_images,
+            train_dataset=reading.splits["train"],
+            eval_dataset=reading.splits.get("validation"),
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
-        self.steps_per_epoch = -(-len(train_images) // recipe.batch_size)
+        self.steps_per_epoch = -(-len(reading.splits["train"]) // recipe.batch_size)
 
     def compute_loss(
         self,
@@ -71,7 +72,7 @@ class RecipeTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The recipe's loss; a loss that is not finite ends the run before it reaches the weights."""
-        _freeze_running_statistics(model)
+        hold_frozen_parts(model, self.reading.head)
         with autocast(self.args.device, resolve_dtype(self.recipe.precision, self.args.device)):
             loss, logits = training_loss(model, inputs["pixel_values"], inputs["labels"], self.recipe)
         if not torch.isfinite(loss):
@@ -125,7 +126,7 @@ class RecipeTrainer(Trainer):
             NonFiniteError: If the loss is not finite: such weights give no answers.
         """
         found = evaluate(
-            self.tuned,
+            self.reading.module,
             self.eval_dataset if eval_dataset is None else eval_dataset,
             batch_size=self.recipe.batch_size,
             device=self.args.device,
@@ -201,10 +202,3 @@ def _arguments(
     # Several GPUs in one process would mean torch's DataParallel, which PEFT models do not survive.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _freeze_running_statistics(model: nn.Module) -> None:
-    """Keep pretrained batch norms as they are: an adapter folder does not hold their running statistics."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
