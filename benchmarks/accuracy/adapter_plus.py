@@ -14,7 +14,7 @@ adapter's stochastic depth is the recipe's ``drop_path``, here as in the other m
 
 Runs lie in ``runs/TASK/adapter/SETTING/seedN`` of the output folder. Their ``run.yaml`` says ``method: head`` and the
 rank: it is the sweep's method ``head`` whose settings they take. One that is finished is not repeated.
-``results.json`` is for the option ``--also`` of `report.py`, and is written anew after every run.
+``results.json`` is for the option ``--also`` of `report.py`.
 
 Paper: Steitz and Roth, *Adapters Strike Back*, CVPR 2024; position, initialisation and the absence of a norm also as
 in its code (github.com/visinf/adapter_plus).
@@ -23,9 +23,7 @@ in its code (github.com/visinf/adapter_plus).
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,15 +33,11 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sensitune._files import atomic_write
 from sensitune.backbones import Backbone
 from sensitune.errors import ConfigError, NonFiniteError, SensituneError
-from sensitune.runs import Run
+from sensitune.runs import RecordedEvaluation, Run
 from sensitune.sites import find_head, outline_model
-from sensitune.sweeps import EngineSettings, JobOutcome, SweepConfig, SweepResult, collect, planned_runs
-from sensitune.sweeps._jobs import _DIVERGED, Job
-from sensitune.sweeps._sweep import choosing_jobs, final_jobs
-from sensitune.sweeps.engines._run_jobs import run_jobs
+from sensitune.sweeps import EngineSettings, Job, JobOutcome, SweepConfig, planned_runs, run_sweep
 from sensitune.training import AdapterManifest, AdapterOrigin, evaluate, load_weights, read_result, train
 
 LABEL = "Adapter+"
@@ -109,63 +103,11 @@ def sweep_of(sweep: SweepConfig, *, rank: int) -> SweepConfig:
     Raises:
         ConfigError: If the sweep has no method ``head``.
     """
-    carrier = next((config for config in sweep.methods.values() if config.allocation.method == "head"), None)
+    carrier = next((each for each in sweep.methods if sweep.method_config(each).allocation.method == "head"), None)
     if carrier is None:
         raise ConfigError(f"{LABEL} takes the run settings of the sweep's method `head`, which has none. Add it.")
-    return replace(sweep, methods={LABEL: replace(carrier, allocation=replace(carrier.allocation, rank=rank))})
-
-
-def run_all(
-    sweep: SweepConfig, output: Path, *, workers: int = 1, on_done: Callable[[JobOutcome], None] | None = None
-) -> SweepResult:
-    """Choose the learning rate on the validation split, then train and test with every seed; finished runs stay.
-
-    Args:
-        sweep: From `sweep_of`.
-        output: Folder of the runs and of ``results.json``.
-        workers: Runs at a time.
-        on_done: Is told of every run that ends.
-
-    Returns:
-        The results. A training that diverged counts as accuracy 0 in the choice; it is never among the tested runs,
-        but among the failed ones.
-    """
-    failed: dict[str, str] = {}
-
-    def note(outcome: JobOutcome) -> None:
-        if outcome.error is not None and not (output / "runs" / outcome.name / _DIVERGED).exists():
-            failed[outcome.name] = outcome.error
-        write_results(collect(sweep, output, failed=failed), output / "results.json")
-        if on_done is not None:
-            on_done(outcome)
-
-    for jobs in (choosing_jobs, final_jobs):
-        run_jobs(jobs(sweep, output), EngineSettings(workers=workers), on_done=note, run=run_job)
-    result = collect(sweep, output, failed=failed)
-    write_results(result, output / "results.json")
-    return result
-
-
-def write_results(result: SweepResult, path: Path) -> None:
-    """Write what ``report.py --also`` reads, whole or not at all.
-
-    Args:
-        result: From `run_all`, or what there is of it so far.
-        path: The file.
-    """
-    first = result.runs[0] if result.runs else None
-    names = ("task", "seed", "accuracy", "validation_accuracy", "seconds")
-    values = {
-        "label": LABEL,
-        "trainable_params": first.trainable_params if first else None,
-        "setting": dict(first.setting) if first else {},
-        "num_runs": result.num_runs,
-        "runs": [{name: getattr(run, name) for name in names} for run in result.runs],
-        "failed": dict(result.failed),
-        "validation": result.to_dict()["validation"],
-    }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    methods = sweep.with_settings({"allocation.rank": rank}).methods
+    return replace(sweep, methods={LABEL: methods[carrier]})
 
 
 def run_job(job: Job) -> JobOutcome:
@@ -183,7 +125,7 @@ def run_job(job: Job) -> JobOutcome:
         _train_and_test(job)
     except (SensituneError, OSError) as found:
         error = str(found)
-    return JobOutcome(job.name, error, time.perf_counter() - started)
+    return JobOutcome(job.key, error, time.perf_counter() - started)
 
 
 def _train_and_test(job: Job) -> None:
@@ -214,8 +156,7 @@ def _train_and_test(job: Job) -> None:
                 seed=config.seed,
             )
         except NonFiniteError as error:
-            with atomic_write(job.folder / _DIVERGED) as temporary:
-                temporary.write_text(str(error), encoding="utf-8")
+            job.note_divergence(error)
             raise
     if job.test:
         load_weights(backbone.model, run.folder.training.adapter)
@@ -231,7 +172,7 @@ def _build(run: Run) -> tuple[Backbone, list[AdapterPlus]]:
 
 
 def _test(run: Run, backbone: Backbone) -> None:
-    """Test the last epoch's weights and write what `Job.test_accuracy` reads."""
+    """Test the last epoch's weights."""
     config = run.config
     found = evaluate(
         backbone.model,
@@ -242,9 +183,7 @@ def _test(run: Run, backbone: Backbone) -> None:
         precision=config.recipe.precision,
         num_workers=config.compute.num_workers,
     )
-    values = {"split": "test", "weights": "last", "accuracy": found.accuracy, "loss": found.loss}
-    with atomic_write(run.folder.evaluation) as temporary:
-        temporary.write_text(json.dumps(values | {"num_images": found.num_images}, indent=2) + "\n", encoding="utf-8")
+    run.folder.write_evaluation(RecordedEvaluation.of(found, split="test", weights="last"))
 
 
 def main() -> None:
@@ -261,14 +200,16 @@ def main() -> None:
         for purpose, left, total in planned_runs(sweep, arguments.output):
             print(f"to {purpose}: {left} of {total} runs left")
         return
-    result = run_all(sweep, arguments.output, workers=arguments.workers, on_done=_tell)
+    engine = EngineSettings(workers=arguments.workers)
+    result = run_sweep(sweep, arguments.output, engine=engine, on_done=_tell, run=run_job)
     print(f"{len(result.runs)} of {result.num_runs} runs tested")
     if result.failed:
-        raise SystemExit("\n".join(f"without a result: {name}: {why}" for name, why in result.failed.items()))
+        raise SystemExit("\n".join(f"without a result: {key}: {why}" for key, why in result.failed.items()))
 
 
-def _tell(outcome: JobOutcome) -> None:
-    print(f"{outcome.name}: {outcome.error or 'done'} ({outcome.seconds:.0f} s)", flush=True)
+def _tell(outcome: JobOutcome, ended: int, total: int) -> None:
+    said = outcome.error or "done"
+    print(f"[{ended}/{total}] {outcome.key}: {said} ({outcome.seconds:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

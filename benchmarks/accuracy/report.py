@@ -23,44 +23,40 @@ import torch
 from statistics_of_runs import Accuracies, mean_and_error, mean_ranks, paired
 
 from sensitune.errors import ArgumentError
-from sensitune.sweeps import SweepConfig, SweepResult, SweepRun, collect
+from sensitune.sweeps import SweepConfig, SweepRecord, SweepResult, collect
 
 COMPLETE = 0.9  # methods that have a smaller share of the runs get no rank
 EQUAL = 0.02  # methods whose costs differ by more are not compared as if they were equal
 
 
 def with_results(result: SweepResult, path: Path) -> SweepResult:
-    """A sweep's runs with those of a method that is not part of it.
+    """A sweep's runs with those of methods that are not part of it.
 
     Args:
         result: The sweep's runs.
-        path: A ``results.json`` as `adapter_plus.py` writes it: ``label``, ``trainable_params``, ``setting``,
-            ``num_runs``, ``runs`` (task, seed, accuracy, validation_accuracy, seconds), ``failed``, ``validation``.
+        path: The ``results.json`` of another sweep, such as `adapter_plus.py`'s.
 
     Returns:
         Both.
 
     Raises:
-        ArgumentError: If the method's label is taken, or it has run a task or a seed that the sweep has not.
+        ArgumentError: If a method's label is taken, or it has run a task or a seed that the sweep has not.
     """
-    found = json.loads(path.read_text(encoding="utf-8"))
-    label, config = found["label"], result.config
-    if label in labels_of(result):
-        raise ArgumentError(f"{path} has the results of {label!r}, which the table has already. Leave one out.")
-    shared = {"method": label, "setting": found["setting"], "trainable_params": found["trainable_params"]}
-    runs = tuple(SweepRun(**run, **shared, folder=str(path.parent)) for run in found["runs"])
-    for run in runs:
-        if run.task not in config.sources or run.seed not in config.seeds:
-            raise ArgumentError(f"{path} has a run of {run.task}, seed {run.seed}, which is not of this sweep.")
+    found, config = SweepRecord.load(path), result.config
+    for run in found.runs:
+        key = run.key
+        if key.method in labels_of(result):
+            raise ArgumentError(
+                f"{path} has the results of {key.method!r}, which the table has already. Leave one out."
+            )
+        if key.task not in config.sources or key.seed not in config.seeds:
+            raise ArgumentError(f"{path} has a run of {key.task}, seed {key.seed}, which is not of this sweep.")
     return replace(
         result,
-        runs=(*result.runs, *runs),
-        num_runs=result.num_runs + found["num_runs"],
-        failed={**result.failed, **found["failed"]},
-        validation={
-            **result.validation,
-            **{(each["task"], each["method"]): each["accuracy"] for each in found["validation"]},
-        },
+        runs=(*result.runs, *(replace(run, folder=str(path.parent / run.folder)) for run in found.runs)),
+        num_runs=result.num_runs + found.num_runs,
+        failed={**result.failed, **{each.key: each.error for each in found.failed}},
+        validation={**result.validation, **{(each.task, each.method): each.accuracy for each in found.validation}},
     )
 
 
@@ -80,19 +76,25 @@ def without_tasks(result: SweepResult, names: Sequence[str]) -> SweepResult:
     config = result.config
     if unknown := [name for name in names if name not in config.sources]:
         raise ArgumentError(f"The sweep has no task {unknown[0]!r}. It has: {', '.join(config.sources)}.")
-    kept = {group: tuple(task for task in tasks if task not in names) for group, tasks in config.tasks.items()}
-    sources = {task: source for task, source in config.sources.items() if task not in names}
+    kept = {task: source for task, source in config.sources.items() if task not in names}
+    groups = {group: tuple(kept[task] for task in tasks if task in kept) for group, tasks in config.groups.items()}
+    config = replace(
+        config,
+        tasks={group: sources for group, sources in groups.items() if sources},
+        choose_tasks=tuple(task for task in config.choose_tasks if task in kept),
+        published=None,
+    )
     return replace(
         result,
-        config=replace(config, tasks={group: tasks for group, tasks in kept.items() if tasks}, sources=sources),
-        runs=tuple(run for run in result.runs if run.task in sources),
-        num_runs=result.num_runs * len(sources) // len(config.sources),
+        config=config,
+        runs=tuple(run for run in result.runs if run.key.task in kept),
+        num_runs=result.num_runs * len(kept) // len(result.config.sources),
     )
 
 
 def labels_of(result: SweepResult) -> list[str]:
     """The sweep's methods, then those that `with_results` added."""
-    return list(dict.fromkeys([*result.config.methods, *(run.method for run in result.runs)]))
+    return list(dict.fromkeys([*result.config.methods, *(run.key.method for run in result.runs)]))
 
 
 def summarise(result: SweepResult, ours: Sequence[str], split: str = "test") -> dict[str, Any]:
@@ -120,7 +122,7 @@ def summarise(result: SweepResult, ours: Sequence[str], split: str = "test") -> 
                 "equal_cost": ours[0] in costs and equal_cost(costs[label], costs[ours[0]]),
                 "setting": _settings(result, label),
                 "tasks": {task: _by_task(found, task) for task in result.config.sources},
-                "groups": {group: _by_group(found, tasks) for group, tasks in result.config.tasks.items()},
+                "groups": {group: _by_group(found, tasks) for group, tasks in result.config.groups.items()},
                 "mean_rank": ranks.get(label),
                 **{f"{one} minus this": _difference(runs, one, label) for one in ours},
             }
@@ -129,7 +131,7 @@ def summarise(result: SweepResult, ours: Sequence[str], split: str = "test") -> 
         "split": split,
         "num_runs": len(result.runs),
         "num_runs_planned": result.num_runs,
-        "failed": dict(result.failed),
+        "failed": {str(key): error for key, error in result.failed.items()},
         "hours_of_training": round(sum(run.seconds for run in result.runs) / 3600, 2),
         "ranked_on": len(set.intersection(*(set(each) for each in complete.values()))) if complete else 0,
         "methods": methods,
@@ -156,8 +158,8 @@ def accuracies_of(result: SweepResult, label: str, split: str) -> Accuracies:
     found = {}
     for run in result.runs:
         accuracy = run.accuracy if split == "test" else run.validation_accuracy
-        if run.method == label and accuracy is not None:
-            found[run.task, run.seed] = accuracy
+        if run.key.method == label and accuracy is not None:
+            found[run.key.task, run.key.seed] = accuracy
     return found
 
 
@@ -167,12 +169,12 @@ def _difference(runs: Mapping[str, Accuracies], ours: str, label: str) -> dict[s
 
 
 def _cost(result: SweepResult, label: str) -> int:
-    counts = [run.trainable_params for run in result.runs if run.method == label]
+    counts = [run.trainable_params for run in result.runs if run.key.method == label]
     return round(sum(counts) / len(counts))
 
 
 def _settings(result: SweepResult, label: str) -> dict[str, Any]:
-    return dict(next(run.setting for run in result.runs if run.method == label))
+    return dict(next(run.key.setting for run in result.runs if run.key.method == label))
 
 
 def _by_task(found: Accuracies, task: str) -> dict[str, Any] | None:

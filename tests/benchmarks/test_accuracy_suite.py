@@ -126,7 +126,7 @@ def test_every_task_of_the_sweeps_is_prepared_in_its_group(suite: Any) -> None:
 
     tasks = suite("prepare").TASKS
     for path in SUITE.glob("*.yaml"):
-        for group, names in SweepConfig.from_yaml(path).tasks.items():
+        for group, names in SweepConfig.from_yaml(path).groups.items():
             assert {tasks[name].group for name in names} == {group}, path
 
 
@@ -172,27 +172,32 @@ def test_methods_without_a_common_run_have_no_interval(suite: Any) -> None:
 
 def made_sweep(accuracies: dict[str, dict[int, float]], costs: dict[str, int]) -> Any:
     """What `collect` finds of a sweep with one task."""
-    from sensitune.sweeps import SweepConfig, SweepResult, SweepRun
+    from sensitune.sweeps import RunKey, SweepConfig, SweepResult, SweepRun
 
     methods = {
         label: {"allocation": {"method": "lora"}, "backbone": {"name": "vit_tiny_patch16_224"}} for label in accuracies
     }
     config = SweepConfig.from_dict({"tasks": {"natural": ["t"]}, "methods": methods})
     runs = tuple(
-        SweepRun("t", label, seed, {}, accuracy, None, costs[label], 1.0, "folder")
+        SweepRun(RunKey("t", label, {}, seed), accuracy, None, costs[label], 1.0, "folder")
         for label, found in accuracies.items()
         for seed, accuracy in found.items()
     )
-    return SweepResult(config, runs, 9, {"t/c/plain/seed1": "The loss must stay finite."}, {})
+    return SweepResult(config, runs, 9, {RunKey("t", "c", {}, 1): "The loss must stay finite."}, {})
 
 
 def test_tasks_can_be_left_out(suite: Any) -> None:
     report = suite("report")
     sweep = made_sweep({"a": {0: 0.5}}, {"a": 100})
-    config = replace(sweep.config, tasks={"natural": ("t", "u")}, sources={"t": "t", "u": "u"}, choose_tasks=())
-    sweep = replace(sweep, config=config, runs=(*sweep.runs, replace(sweep.runs[0], task="u")), num_runs=2)
+    config = replace(sweep.config, tasks={"natural": ("t", "u")})
+    sweep = replace(
+        sweep,
+        config=config,
+        runs=(*sweep.runs, replace(sweep.runs[0], key=replace(sweep.runs[0].key, task="u"))),
+        num_runs=2,
+    )
     left = report.without_tasks(sweep, ["u"])
-    assert [run.task for run in left.runs] == list(left.config.sources) == ["t"]
+    assert [run.key.task for run in left.runs] == list(left.config.sources) == ["t"]
     assert left.num_runs == 1
     with pytest.raises(ValueError, match=r"The sweep has no task 'v'. It has: t, u"):
         report.without_tasks(sweep, ["v"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import re
 from pathlib import Path
@@ -20,7 +19,19 @@ from torch import nn
 from sensitune.backbones import BackboneSpec, load_backbone
 from sensitune.errors import ArgumentError, ConfigError
 from sensitune.runs import Run
-from sensitune.sweeps import JobOutcome, SweepConfig, SweepResult, SweepRun, planned_runs
+from sensitune.sweeps import (
+    EngineSettings,
+    JobOutcome,
+    RunKey,
+    SweepConfig,
+    SweepRecord,
+    SweepResult,
+    SweepRun,
+    collect,
+    planned_runs,
+    run_sweep,
+)
+from sensitune.sweeps._choose import choosing_jobs
 from sensitune.training import read_result
 
 SUITE = Path(__file__).parents[2] / "benchmarks/accuracy"
@@ -139,30 +150,24 @@ def test_the_rate_is_chosen_without_the_test_split_and_finished_runs_are_not_rep
 ) -> None:
     ours = adapter_plus.sweep_of(sweep, rank=2)
     assert planned_runs(ours, tmp_path) == [("choose settings with", 2, 2), ("test", 2, 2)]
-    told: list[str] = []
-    seen: list[int] = []
-
-    def note(outcome: JobOutcome) -> None:
-        assert outcome.error is None
-        told.append(outcome.name)
-        seen.append(len(json.loads((tmp_path / "results.json").read_text())["runs"]))
-
-    result = adapter_plus.run_all(ours, tmp_path, on_done=note)
+    told: list[str | None] = []
+    result = run_sweep(
+        ours, tmp_path, run=adapter_plus.run_job, on_done=lambda outcome, ended, total: told.append(outcome.error)
+    )
     assert result.complete
     # The chosen run of seed 0 is trained once and tested after the choice.
-    assert len(told) == 2 + 2
-    assert seen == [0, 0, 1, 2]
-    rate = result.runs[0].setting["recipe.learning_rate"]
+    assert told == [None] * (2 + 2)
+    rate = result.runs[0].key.setting["recipe.learning_rate"]
     reached = result.validation["squares", "Adapter+"]
     assert rate == max(RATES, key=lambda each: reached[f"learning_rate={each}"])
     tested = {path.parent for path in tmp_path.rglob("evaluation.json")}
     assert tested == {tmp_path / f"runs/squares/adapter/learning_rate={rate}/seed{seed}" for seed in (0, 1)}
     assert all(read_result(path.parent).test_accuracy_last is None for path in tmp_path.rglob("training.json"))
-    before = (tmp_path / "results.json").read_text()
+    assert SweepRecord.load(tmp_path / "results.json") == result.record
     again: list[JobOutcome] = []
-    adapter_plus.run_all(ours, tmp_path, on_done=again.append)
+    run_sweep(ours, tmp_path, run=adapter_plus.run_job, on_done=lambda outcome, ended, total: again.append(outcome))
     assert again == []
-    assert (tmp_path / "results.json").read_text() == before
+    assert collect(ours, tmp_path).record == result.record
     assert planned_runs(ours, tmp_path) == [("choose settings with", 0, 2), ("test", 0, 2)]
 
 
@@ -170,7 +175,7 @@ def test_training_starts_from_the_sweeps_model_and_leaves_its_frozen_weights_alo
     adapter_plus: ModuleType, sweep: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = adapter_plus.sweep_of(sweep, rank=2)
-    (job, *_) = adapter_plus.choosing_jobs(ours, tmp_path)
+    (job, *_) = choosing_jobs(ours, tmp_path)
     seen: dict[str, Any] = {}
     original = adapter_plus.train
 
@@ -204,14 +209,14 @@ def test_a_training_that_diverges_counts_as_zero_in_the_choice_and_is_left_out_o
 
     monkeypatch.setattr(adapter_plus, "train", fragile)
     ours = adapter_plus.sweep_of(sweep, rank=2)
-    result = adapter_plus.run_all(ours, tmp_path)
+    result = run_sweep(ours, tmp_path, run=adapter_plus.run_job)
     assert result.validation["squares", "Adapter+"][f"learning_rate={RATES[1]}"] == 0.0
-    assert [(run.seed, run.setting["recipe.learning_rate"]) for run in result.runs] == [(0, RATES[0])]
-    written = json.loads((tmp_path / "results.json").read_text())
-    assert written["failed"] == {f"squares/adapter/learning_rate={RATES[0]}/seed1": "The loss must stay finite."}
-    assert [run["seed"] for run in written["runs"]] == [0]
+    assert [(run.key.seed, run.key.setting["recipe.learning_rate"]) for run in result.runs] == [(0, RATES[0])]
+    assert {str(key): error for key, error in result.failed.items()} == {
+        f"squares/adapter/learning_rate={RATES[0]}/seed1": "The loss must stay finite."
+    }
     again: list[JobOutcome] = []
-    adapter_plus.run_all(ours, tmp_path, on_done=again.append)
+    run_sweep(ours, tmp_path, run=adapter_plus.run_job, on_done=lambda outcome, ended, total: again.append(outcome))
     assert again == []
 
 
@@ -220,7 +225,7 @@ def made_result(sweep: SweepConfig, accuracies: dict[int, float], *, cost: int) 
     (label,) = sweep.methods
     rate = {"recipe.learning_rate": 3e-3}
     runs = [
-        SweepRun("squares", label, seed, rate, accuracy, 0.5, cost, 1.0, "folder")
+        SweepRun(RunKey("squares", label, rate, seed), accuracy, 0.5, cost, 1.0, "folder")
         for seed, accuracy in accuracies.items()
     ]
     return SweepResult(sweep, tuple(runs), 2, {}, {("squares", label): {"learning_rate=0.003": 0.5}})
@@ -231,7 +236,7 @@ def test_the_results_are_a_row_of_the_report(
 ) -> None:
     report, path = suite("report"), tmp_path / "results.json"
     plus = made_result(adapter_plus.sweep_of(sweep, rank=2), {0: 0.75, 1: 0.5}, cost=1000)
-    adapter_plus.write_results(plus, path)
+    plus.record.save(path)
     result = report.with_results(made_result(sweep, {0: 0.5, 1: 0.5}, cost=990), path)
     summary = report.summarise(result, ["Head only"])
     assert [summary[name] for name in ("num_runs", "num_runs_planned", "ranked_on")] == [4, 4, 2]
@@ -248,10 +253,10 @@ def test_results_of_another_sweep_or_given_twice_are_refused(
 ) -> None:
     report, path = suite("report"), tmp_path / "results.json"
     head = made_result(sweep, {0: 0.5}, cost=0)
-    adapter_plus.write_results(made_result(adapter_plus.sweep_of(sweep, rank=2), {0: 0.5, 7: 0.5}, cost=1000), path)
+    made_result(adapter_plus.sweep_of(sweep, rank=2), {0: 0.5, 7: 0.5}, cost=1000).record.save(path)
     with pytest.raises(ArgumentError, match=r"has a run of squares, seed 7, which is not of this sweep"):
         report.with_results(head, path)
-    adapter_plus.write_results(made_result(adapter_plus.sweep_of(sweep, rank=2), {0: 0.5}, cost=1000), path)
+    made_result(adapter_plus.sweep_of(sweep, rank=2), {0: 0.5}, cost=1000).record.save(path)
     with pytest.raises(ArgumentError, match=r"results of 'Adapter\+', which the table has already"):
         report.with_results(report.with_results(head, path), path)
 
@@ -259,5 +264,8 @@ def test_results_of_another_sweep_or_given_twice_are_refused(
 @pytest.mark.slow
 def test_two_workers_find_what_one_finds(adapter_plus: ModuleType, sweep: SweepConfig, tmp_path: Path) -> None:
     ours = adapter_plus.sweep_of(sweep, rank=2)
-    one, two = (adapter_plus.run_all(ours, tmp_path / str(number), workers=number) for number in (1, 2))
+    one, two = (
+        run_sweep(ours, tmp_path / str(number), engine=EngineSettings(workers=number), run=adapter_plus.run_job)
+        for number in (1, 2)
+    )
     assert [run.accuracy for run in one.runs] == [run.accuracy for run in two.runs]

@@ -54,12 +54,12 @@ def test_there_is_a_recipe_for_every_published_setting_and_no_other() -> None:
 def test_a_recipe_is_what_its_name_says(benchmark: str, model: str, method: str) -> None:
     sweep = load(benchmark, model, method)
     assert list(sweep.methods) == [LABELS[method]]
-    config = sweep.methods[LABELS[method]]
+    config = sweep.method_config(LABELS[method])
     assert (config.backbone.name, config.allocation.method) == (model, method.replace("_", "-"))
     assert model in PUBLISHED_BACKBONES
     named = VTAB_TASKS if benchmark == "vtab1k" else FGVC_DATASETS
     assert sweep.sources == {task: f"{benchmark}/{task}" for task in named}
-    assert list(sweep.tasks) == (["natural", "specialized", "structured"] if benchmark == "vtab1k" else ["fgvc"])
+    assert list(sweep.groups) == (["natural", "specialized", "structured"] if benchmark == "vtab1k" else ["fgvc"])
 
 
 @every_recipe
@@ -94,7 +94,7 @@ def test_a_recipe_expects_the_printed_scores(benchmark: str, model: str, method:
 @every_recipe
 def test_a_recipe_follows_the_published_protocol(benchmark: str, model: str, method: str) -> None:
     sweep = load(benchmark, model, method)
-    config = sweep.methods[LABELS[method]]
+    config = sweep.method_config(LABELS[method])
     recipe = config.recipe
     allocation, data = config.allocation, config.data
     assert (allocation.rank, allocation.alpha, allocation.beta, data.normalize) == (8, 10.0, 5.0, "imagenet")
@@ -109,7 +109,7 @@ def test_a_recipe_follows_the_published_protocol(benchmark: str, model: str, met
 
 @every_recipe
 def test_a_backbone_that_is_on_no_hub_comes_from_its_original_file(benchmark: str, model: str, method: str) -> None:
-    checkpoint = load(benchmark, model, method).methods[LABELS[method]].backbone.checkpoint
+    checkpoint = load(benchmark, model, method).method_config(LABELS[method]).backbone.checkpoint
     backbone = PUBLISHED_BACKBONES[model]
     assert checkpoint == (None if backbone.on_hub else f"checkpoints/{backbone.file}")
 

@@ -10,9 +10,10 @@ import pytest
 from sensitune.errors import ArgumentError, RunFolderError
 from sensitune.runs import Run, RunConfig, RunFolder
 from sensitune.sensitivity import Sensitivity
-from sensitune.sweeps import JobOutcome, SweepConfig, collect, planned_runs, run_sweep
-from sensitune.sweeps._jobs import Job, run_job
-from sensitune.sweeps._sweep import choose_settings, choosing_jobs, final_jobs, slug
+from sensitune.sweeps import Job, JobOutcome, RunKey, SweepConfig, SweepRecord, collect, planned_runs, run_sweep
+from sensitune.sweeps._choose import choose_settings, choosing_jobs
+from sensitune.sweeps._collect import final_jobs
+from sensitune.sweeps._jobs import run_job
 from sensitune.training import read_result
 from sensitune_command import main
 
@@ -74,37 +75,39 @@ def test_the_choice_is_the_setting_with_the_best_validation_accuracy(
     for tested in result.runs:
         reached = {}
         for rate in RATES:
-            path = folder / "runs" / tested.task / slug(tested.method) / f"learning_rate={rate}" / "seed0"
+            tried = RunKey(tested.key.task, tested.key.method, {"recipe.learning_rate": rate}, seed=0)
+            path = folder / "runs" / tried.folder
             reached[rate] = read_result(path).validation_accuracy_last
-        assert tested.setting == {"recipe.learning_rate": max(reached, key=lambda rate: reached[rate])}
+        assert tested.key.setting == {"recipe.learning_rate": max(reached, key=lambda rate: reached[rate])}
 
 
 def test_the_results_hold_every_tested_run_with_its_budget(swept: tuple[SweepConfig, Path, list[JobOutcome]]) -> None:
     sweep, folder, _ = swept
     result = collect(sweep, folder)
     assert result.complete
-    assert {(run.method, run.seed, run.trainable_params) for run in result.runs} == {
+    assert {(run.key.method, run.key.seed, run.trainable_params) for run in result.runs} == {
         *(("SPT-LoRA", seed, 9_000) for seed in (0, 1)),
         *(("Head only", seed, 0) for seed in (0, 1)),
     }
     accuracies = result.accuracies("SPT-LoRA")
     assert {task: len(values) for task, values in accuracies.items()} == {"squares": 2}
-    assert json.loads((folder / "results.json").read_text())["complete"]
+    assert SweepRecord.load(folder / "results.json") == result.record
+    assert result.record.complete
 
 
 def test_a_finished_sweep_is_not_repeated_and_a_lost_result_alone_is(config: RunConfig, tmp_path: Path) -> None:
     sweep = make_sweep(config, seeds=[0])
     run_sweep(sweep, tmp_path)
     before = file_times(tmp_path)
-    told: list[str] = []
-    run_sweep(sweep, tmp_path, on_done=lambda outcome, ended, total: told.append(outcome.name))
+    told: list[RunKey] = []
+    run_sweep(sweep, tmp_path, on_done=lambda outcome, ended, total: told.append(outcome.key))
     assert told == []
     assert file_times(tmp_path) == before
     lost = final_jobs(sweep, tmp_path)[0]
     (lost.folder / "evaluation.json").unlink()
     assert [left for _, left, _ in planned_runs(sweep, tmp_path)] == [0, 1]
-    run_sweep(sweep, tmp_path, on_done=lambda outcome, ended, total: told.append(outcome.name))
-    assert told == [lost.name]
+    run_sweep(sweep, tmp_path, on_done=lambda outcome, ended, total: told.append(outcome.key))
+    assert told == [lost.key]
 
 
 def file_times(folder: Path) -> dict[Path, int]:
@@ -142,10 +145,9 @@ def test_a_tie_goes_to_the_first_value(config: RunConfig) -> None:
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(config: RunConfig, tmp_path: Path) -> None:
     sweep = make_sweep(config, seeds=[0], choose={})
-    tasks = {"natural": (*sweep.tasks["natural"], "missing")}
-    sweep = replace(sweep, tasks=tasks, sources={**sweep.sources, "missing": str(tmp_path / "missing")})
+    sweep = replace(sweep, tasks={"natural": (*sweep.sources.values(), str(tmp_path / "missing"))})
     result = run_sweep(sweep, tmp_path / "out")
-    assert sorted(result.failed) == [
+    assert sorted(map(str, result.failed)) == [
         "missing/head-only/plain,retrained/seed0",
         "missing/spt-lora/plain,retrained/seed0",
     ]
@@ -155,17 +157,16 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(config: RunConfig, tmp_pa
 
 def test_a_training_that_diverges_counts_as_zero_and_is_not_tried_again(config: RunConfig, tmp_path: Path) -> None:
     sweep = make_sweep(config, seeds=[0], choose={"recipe.learning_rate": [1e-3, 1e30]})
-    methods = {label: replace(one, recipe=replace(one.recipe, epochs=3)) for label, one in sweep.methods.items()}
-    sweep = replace(sweep, methods=methods)
+    sweep = sweep.with_settings({"recipe.epochs": 3})
     result = run_sweep(sweep, tmp_path)
     assert result.validation["squares", "SPT-LoRA"]["learning_rate=1e+30"] == 0.0
-    assert {run.setting["recipe.learning_rate"] for run in result.runs} == {1e-3}
+    assert {run.key.setting["recipe.learning_rate"] for run in result.runs} == {1e-3}
     assert result.failed == {}  # it was tried and not chosen
     assert planned_runs(sweep, tmp_path) == [("choose settings with", 0, 4), ("test", 0, 2)]
 
 
 def test_a_job_ends_like_a_run_of_its_own(config: RunConfig, finished: RunFolder, tmp_path: Path) -> None:
-    job = Job("a/b/c/seed0", tmp_path / "run", config, tmp_path / "scores", test=True)
+    job = Job(RunKey("a", "b", {}, seed=0), tmp_path / "run", config, tmp_path / "scores", test=True)
     outcome = run_job(job)
     assert outcome.error is None
     expected, found = read_result(finished.path), read_result(job.folder)

@@ -19,6 +19,7 @@ from sensitune.sweeps import (
     EngineName,
     EngineSettings,
     JobOutcome,
+    RunKey,
     SweepConfig,
     SweepResult,
     collect,
@@ -99,7 +100,7 @@ def _plan(config: SweepConfig, folder: Path) -> str:
 
 def _tell(console: Console, outcome: JobOutcome, ended: int, total: int) -> None:
     said = f"failed: {outcome.error}" if outcome.error else f"{outcome.seconds:.0f} s"
-    console.print(f"[{ended}/{total}] {outcome.name}: {said}", markup=False, soft_wrap=True)
+    console.print(f"[{ended}/{total}] {outcome.key}: {said}", markup=False, soft_wrap=True)
 
 
 def task_table(result: SweepResult, *, title: str) -> TaskTable:
@@ -124,11 +125,11 @@ def task_table(result: SweepResult, *, title: str) -> TaskTable:
                 published=True,
             )
         )
-    return TaskTable(groups=result.config.tasks, rows=tuple(rows), title=title)
+    return TaskTable(groups=result.config.groups, rows=tuple(rows), title=title)
 
 
 def _measured(result: SweepResult, label: str) -> TableRow:
-    counts = [run.trainable_params for run in result.runs if run.method == label]
+    counts = [run.trainable_params for run in result.runs if run.key.method == label]
     return TableRow(
         label=label,
         values=result.accuracies(label),
@@ -145,9 +146,9 @@ def _show(console: Console, table: TaskTable, folder: Path) -> None:
     console.print(table)
 
 
-def _failures(failed: Mapping[str, str]) -> str:
-    for name, error in list(failed.items())[1:]:
-        sys.stderr.write(f"failed: {name}: {error}\n")
-    name, error = next(iter(failed.items()))
+def _failures(failed: Mapping[RunKey, str]) -> str:
+    for key, error in list(failed.items())[1:]:
+        sys.stderr.write(f"failed: {key}: {error}\n")
+    key, error = next(iter(failed.items()))
     again = "The same command tries again, but for what diverged: of that, delete the folder first."
-    return f"Failed: {len(failed)} runs, such as {name}: {error} {again}"
+    return f"Failed: {len(failed)} runs, such as {key}: {error} {again}"

@@ -23,6 +23,7 @@ Example:
 
 from sensitune.runs._compare import compare
 from sensitune.runs._config import RunConfig
+from sensitune.runs._evaluation import RecordedEvaluation
 from sensitune.runs._folder import RunFolder, check_finished
 from sensitune.runs._presets import preset_settings, with_preset
 from sensitune.runs._reporter import Reporter, Silent
@@ -38,6 +39,7 @@ __all__ = [
     "DeviceName",
     "Predictions",
     "PresetName",
+    "RecordedEvaluation",
     "Reporter",
     "Run",
     "RunConfig",

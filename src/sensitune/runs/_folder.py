@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sensitune._files import atomic_write
-from sensitune._schema import dump_yaml
+from sensitune._schema import dump_yaml, load, to_plain, write_json
 from sensitune.errors import RunFolderError
 from sensitune.runs._config import RECORDED_KEY, RunConfig, read_settings
+from sensitune.runs._evaluation import RecordedEvaluation
 from sensitune.runs._settings import DeviceName
 from sensitune.training import TrainingFolder
 
@@ -122,6 +123,27 @@ class RunFolder:
     def evaluation(self) -> Path:
         """The fourth stage's result."""
         return self.path / "evaluation.json"
+
+    def write_evaluation(self, found: RecordedEvaluation) -> None:
+        """Write ``evaluation.json``.
+
+        Args:
+            found: What was found.
+        """
+        write_json(self.evaluation, to_plain(found))
+
+    def read_evaluation(self) -> RecordedEvaluation | None:
+        """What ``evaluation.json`` holds.
+
+        Returns:
+            It; None if there is none.
+
+        Raises:
+            RunFolderError: If it is damaged.
+        """
+        if not self.evaluation.exists():
+            return None
+        return load(RecordedEvaluation, self.evaluation, error=RunFolderError)
 
     @property
     def figures(self) -> Path:

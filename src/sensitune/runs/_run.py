@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from peft import PeftModel
@@ -16,6 +14,7 @@ from sensitune._files import atomic_write
 from sensitune.allocation import Allocation, compute_lora_start
 from sensitune.errors import DataError, RunFolderError
 from sensitune.runs._config import RunConfig
+from sensitune.runs._evaluation import RecordedEvaluation, Weights
 from sensitune.runs._folder import RunFolder
 from sensitune.runs._ingredients import Ingredients
 from sensitune.runs._reporter import Reporter, Silent, report_training
@@ -220,7 +219,7 @@ class Run:
         """What the trained adapter says of the run: its method, its seed, its data and what it cost."""
         return AdapterManifest.load(self.folder.training.adapter).origin
 
-    def evaluate(self, *, split: str = "test", weights: Literal["last", "chosen"] = "last") -> Evaluation:
+    def evaluate(self, *, split: str = "test", weights: Weights = "last") -> Evaluation:
         """Evaluate the saved adapter once more, from its folder on a fresh backbone; ``evaluation.json``.
 
         Args:
@@ -254,8 +253,5 @@ class Run:
             num_workers=config.compute.num_workers,
             progress=self.reporter.step,
         )
-        values = {"split": split, "weights": weights, "accuracy": found.accuracy, "loss": found.loss}
-        with atomic_write(self.folder.evaluation) as temporary:
-            written = values | {"num_images": found.num_images}
-            temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        self.folder.write_evaluation(RecordedEvaluation.of(found, split=split, weights=weights))
         return found

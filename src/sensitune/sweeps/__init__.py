@@ -13,17 +13,21 @@ Example:
     >>> run_sweep(config, "runs/sweeps/mine").accuracies("SPT-LoRA")  # doctest: +SKIP
 """
 
-from sensitune.sweeps._jobs import JobOutcome
-from sensitune.sweeps._sweep import SweepResult, SweepRun, collect, planned_runs, run_sweep
-from sensitune.sweeps._sweep_config import Published, SweepConfig
+from sensitune.sweeps._collect import SweepRecord, SweepResult, SweepRun, collect
+from sensitune.sweeps._jobs import Job, JobOutcome
+from sensitune.sweeps._key import RunKey
+from sensitune.sweeps._sweep import planned_runs, run_sweep
+from sensitune.sweeps._sweep_config import SweepConfig
 from sensitune.sweeps.engines import EngineName, EngineSettings
 
 __all__ = [
     "EngineName",
     "EngineSettings",
+    "Job",
     "JobOutcome",
-    "Published",
+    "RunKey",
     "SweepConfig",
+    "SweepRecord",
     "SweepResult",
     "SweepRun",
     "collect",

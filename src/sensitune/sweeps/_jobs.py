@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 from sensitune._files import atomic_write
 from sensitune.errors import NonFiniteError, SensituneError
 from sensitune.runs import Run, RunConfig, RunFolder, check_finished
+from sensitune.sweeps._key import RunKey
+from sensitune.sweeps._sweep_config import SweepConfig
 from sensitune.training import read_result
 
 _DIVERGED = "diverged.txt"
@@ -20,14 +21,14 @@ class Job:
     """A run that stands for itself: plain data, the same result wherever and however often it is started.
 
     Attributes:
-        name: Its name in the sweep, ``TASK/METHOD/SETTINGS/SEED``.
+        key: Which run it is.
         folder: Its run folder, on a disk that every worker sees.
         config: Its settings.
         scores: Folder where the runs of a sweep share their scores; two workers may both estimate them, to no harm.
         test: Whether the trained adapter is tested.
     """
 
-    name: str
+    key: RunKey
     folder: Path
     config: RunConfig
     scores: Path
@@ -52,11 +53,8 @@ class Job:
 
         ``sensitune evaluate`` on another split or with other weights leaves its own numbers in the same file.
         """
-        evaluation = RunFolder(self.folder, self.config).evaluation
-        if not evaluation.exists():
-            return None
-        found = json.loads(evaluation.read_text(encoding="utf-8"))
-        return float(found["accuracy"]) if (found["split"], found["weights"]) == ("test", "last") else None
+        found = RunFolder(self.folder, self.config).read_evaluation()
+        return None if found is None or (found.split, found.weights) != ("test", "last") else found.accuracy
 
     @property
     def diverged(self) -> str | None:
@@ -64,20 +62,44 @@ class Job:
         note = self.folder / _DIVERGED
         return note.read_text(encoding="utf-8") if note.exists() else None
 
+    def note_divergence(self, error: NonFiniteError) -> None:
+        """Write down why the training ended, so that it counts as a result.
+
+        Args:
+            error: What was raised.
+        """
+        with atomic_write(self.folder / _DIVERGED) as temporary:
+            temporary.write_text(str(error), encoding="utf-8")
+
 
 @dataclass(frozen=True)
 class JobOutcome:
     """What became of a job.
 
     Attributes:
-        name: The job's name.
+        key: Which run it was.
         error: Why it failed, in one sentence; None if it is finished.
         seconds: How long it took.
     """
 
-    name: str
+    key: RunKey
     error: str | None
     seconds: float
+
+
+def make_job(config: SweepConfig, root: Path, key: RunKey, *, test: bool) -> Job:
+    """A run of a sweep as a job.
+
+    Args:
+        config: The sweep.
+        root: Its folder.
+        key: The run.
+        test: Whether it is tested.
+
+    Returns:
+        The job.
+    """
+    return Job(key, root / "runs" / key.folder, config.run_config(key), root / "scores", test)
 
 
 def run_job(job: Job) -> JobOutcome:
@@ -93,8 +115,8 @@ def run_job(job: Job) -> JobOutcome:
     try:
         _run(job)
     except (SensituneError, OSError) as error:
-        return JobOutcome(job.name, str(error), time.perf_counter() - started)
-    return JobOutcome(job.name, None, time.perf_counter() - started)
+        return JobOutcome(job.key, str(error), time.perf_counter() - started)
+    return JobOutcome(job.key, None, time.perf_counter() - started)
 
 
 def _run(job: Job) -> None:
@@ -104,8 +126,7 @@ def _run(job: Job) -> None:
     try:
         run.train()
     except NonFiniteError as error:
-        with atomic_write(job.folder / _DIVERGED) as temporary:
-            temporary.write_text(str(error), encoding="utf-8")
+        job.note_divergence(error)
         raise
     if job.test:
         run.evaluate(split="test")

@@ -11,16 +11,17 @@ from pathlib import Path
 import torch
 
 from sensitune.runs import RunConfig, _run
-from sensitune.sweeps import JobOutcome
-from sensitune.sweeps._jobs import Job, run_job
+from sensitune.sweeps import Job, JobOutcome, RunKey
+from sensitune.sweeps._jobs import run_job
 from sensitune.training import TrainingProgress
 
 DOOMED_NODE = "SENSITUNE_TEST_DOOMED_NODE"
 
 
 def jobs_in(folder: Path, config: RunConfig, names: list[str]) -> dict[str, Job]:
-    """Jobs that differ in name and folder alone."""
-    return {name: Job(name, folder / "runs" / name, config, folder / "scores", test=True) for name in names}
+    """Jobs that differ in task and folder alone."""
+    keys = {name: RunKey(name, "method", {}, seed=0) for name in names}
+    return {name: Job(key, folder / "runs" / name, config, folder / "scores", test=True) for name, key in keys.items()}
 
 
 def attempts(job: Job) -> list[int]:
@@ -34,7 +35,7 @@ def environments(job: Job) -> list[str]:
 
 
 def _log(job: Job) -> Path:
-    return job.folder.parent / f"{job.name}.attempts"
+    return job.folder.parent / f"{job.key.task}.attempts"
 
 
 def _lines(job: Job) -> list[str]:
@@ -50,24 +51,24 @@ def _note_attempt(job: Job) -> None:
 
 def losses(job: Job) -> int:
     """How many of the attempts ended with their worker or its node."""
-    return sum((job.folder.parent / f"{job.name}.{kind}").exists() for kind in ("died", "waits"))
+    return sum((job.folder.parent / f"{job.key.task}.{kind}").exists() for kind in ("died", "waits"))
 
 
 def _die(job: Job) -> None:
-    (job.folder.parent / f"{job.name}.died").touch()
+    (job.folder.parent / f"{job.key.task}.died").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def eventful(job: Job) -> JobOutcome:
-    """What happens to a job follows from its name, or from the node it is on; the rest are real runs."""
+    """What happens to a job follows from its task, or from the node it is on; the rest are real runs."""
     _note_attempt(job)
-    if job.name == "bug":
+    if job.key.task == "bug":
         raise LookupError("no such thing")
-    if job.name == "hopeless":
+    if job.key.task == "hopeless":
         _die(job)
-    if job.name == "patient":
+    if job.key.task == "patient":
         wait_forever(job)
-    if job.name == "killed" and not losses(job):
+    if job.key.task == "killed" and not losses(job):
         _in_the_second_epoch(lambda: _die(job))
     elif DOOMED_NODE in os.environ:
         _in_the_second_epoch(lambda: wait_forever(job))
@@ -85,12 +86,12 @@ def _in_the_second_epoch(event: Callable[[], object]) -> None:
 
 
 def wait_forever(job: Job) -> JobOutcome:
-    (job.folder.parent / f"{job.name}.waits").write_text(str(os.getpid()))
+    (job.folder.parent / f"{job.key.task}.waits").write_text(str(os.getpid()))
     time.sleep(600)
     raise AssertionError("nobody ended this process")
 
 
 def waiting(job: Job) -> int | None:
     """The process that waits in a job."""
-    note = job.folder.parent / f"{job.name}.waits"
+    note = job.folder.parent / f"{job.key.task}.waits"
     return int(note.read_text() or 0) or None if note.exists() else None

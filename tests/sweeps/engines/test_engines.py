@@ -20,8 +20,7 @@ from small_runs import changed
 
 from sensitune.errors import ArgumentError
 from sensitune.runs import RunConfig
-from sensitune.sweeps import EngineSettings, JobOutcome
-from sensitune.sweeps._jobs import Job
+from sensitune.sweeps import EngineSettings, Job, JobOutcome
 from sensitune.sweeps.engines import _local as engine_local
 from sensitune.sweeps.engines._run_jobs import run_jobs
 from sensitune.training import read_metrics, read_result
@@ -37,8 +36,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def errors_of(jobs: Iterable[Job], settings: EngineSettings, **kwargs: object) -> dict[str, str | None]:
     found: list[JobOutcome] = []
     run_jobs(list(jobs), settings, on_done=found.append, **kwargs)  # type: ignore[arg-type]
-    assert len({outcome.name for outcome in found}) == len(found), "an outcome was told twice"
-    return {outcome.name: outcome.error for outcome in found}
+    assert len({outcome.key.task for outcome in found}) == len(found), "an outcome was told twice"
+    return {outcome.key.task: outcome.error for outcome in found}
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
@@ -67,7 +66,7 @@ def test_in_this_process_jobs_run_in_order_and_each_is_told_when_it_ends(
     run_jobs(
         list(jobs.values()),
         EngineSettings(),
-        on_done=lambda outcome: told.append((outcome.name, jobs["second"].finished)),
+        on_done=lambda outcome: told.append((outcome.key.task, jobs["second"].finished)),
         run=runs.eventful,
     )
     assert told == [("first", False), ("second", True)]
@@ -86,7 +85,7 @@ def test_in_this_process_a_run_that_fails_does_not_stop_the_next(
     assert "nowhere" in str(found.pop("misled"))
     assert found == {"good": None}
     [record] = caplog.records  # where the bug is; a mistake in the settings needs no traceback
-    assert record.getMessage().startswith("The run bug failed.\nTraceback")
+    assert record.getMessage().startswith("The run bug/method/plain/seed0 failed.\nTraceback")
     assert "in eventful" in record.getMessage()
 
 
@@ -191,9 +190,9 @@ def test_a_script_without_the_main_guard_is_told_of_it(tmp_path: Path) -> None:
 def test_wrong_engine_settings_are_refused() -> None:
     with pytest.raises(ArgumentError, match="`engine` must be one of local, ray. Got 'slurm'."):
         EngineSettings(engine="slurm")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="`workers` must be at least 1. Got 0."):
+    with pytest.raises(ArgumentError, match="`workers` must be a whole number of at least 1 or None. Got 0."):
         EngineSettings(workers=0)
-    with pytest.raises(ArgumentError, match="`gpus_per_run` must be at least 0. Got -1."):
+    with pytest.raises(ArgumentError, match="`gpus_per_run` must be a number of at least 0 or None. Got -1."):
         EngineSettings(engine="ray", gpus_per_run=-1)
     with pytest.raises(ArgumentError, match="`address` is a Ray cluster's: choose the engine ray."):
         EngineSettings(address="node:6379")

@@ -20,8 +20,8 @@ from small_runs import changed
 
 from sensitune.errors import ArgumentError
 from sensitune.runs import RunConfig
-from sensitune.sweeps import EngineSettings, JobOutcome
-from sensitune.sweeps._jobs import Job, run_job
+from sensitune.sweeps import EngineSettings, Job, JobOutcome
+from sensitune.sweeps._jobs import run_job
 from sensitune.sweeps.engines import _ray as engine_ray
 from sensitune.sweeps.engines._run_jobs import run_jobs
 from sensitune.training import read_metrics
@@ -36,7 +36,7 @@ ON_RAY = EngineSettings(engine="ray")
 def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The module of run functions, under a name that the nodes' workers can import."""
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     # Not in pytest's folders: the names of Ray's sockets must be short.
     with TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("RAY_TMPDIR", folder)
@@ -88,7 +88,7 @@ def test_a_killed_worker_and_a_lost_node_cost_a_retry_each_and_nothing_else(
         run_jobs(list(jobs.values()), on_cluster, on_done=found.append, run=runs.eventful)
         gone.result()
 
-    errors = {outcome.name: outcome.error for outcome in found}
+    errors = {outcome.key.task: outcome.error for outcome in found}
     assert errors == dict.fromkeys(jobs) | {"bug": "LookupError: no such thing"}
     assert len(found) == len(jobs)
     assert sum(runs.losses(job) for job in jobs.values()) == 2
@@ -96,7 +96,7 @@ def test_a_killed_worker_and_a_lost_node_cost_a_retry_each_and_nothing_else(
         assert len(runs.attempts(job)) == 1 + runs.losses(job)
         assert set(runs.environments(job)) == {"1 1 None"}, "threads"
         # What was lost went on from the epoch that was on disk: no epoch is there twice.
-        if job.name != "bug":
+        if job.key.task != "bug":
             assert [row.epoch for row in read_metrics(job.folder / "metrics.jsonl")] == [1, 2, 3]
     cluster.shutdown()
     assert not any(alive(process) for job in jobs.values() for process in runs.attempts(job))
@@ -155,7 +155,7 @@ def test_a_run_that_kills_its_workers_or_cannot_be_loaded_is_given_up(
     run_jobs(list(jobs.values()), settings, on_done=found.append, run=runs.eventful)
     run_jobs([jobs["hopeless"]], settings, on_done=found.append, run=_Unknown())
     *both, unknown = found
-    errors = {outcome.name: outcome.error for outcome in both}
+    errors = {outcome.key.task: outcome.error for outcome in both}
     assert errors["good"] is None
     assert errors["hopeless"] == (
         "Its worker died 2 times (at last: WorkerCrashedError), most often for want of memory. "

@@ -4,7 +4,8 @@ Every engine gets the same jobs, makes one attempt at a time at each, and report
 its job started again.
 """
 
-from sensitune.sweeps.engines._attempt import Attempt, EngineName, EngineSettings, RunFunction
+from sensitune.sweeps.engines._attempt import RunFunction
 from sensitune.sweeps.engines._run_jobs import run_jobs
+from sensitune.sweeps.engines._settings import EngineName, EngineSettings
 
-__all__ = ["Attempt", "EngineName", "EngineSettings", "RunFunction", "run_jobs"]
+__all__ = ["EngineName", "EngineSettings", "RunFunction", "run_jobs"]

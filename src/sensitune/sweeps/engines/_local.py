@@ -19,7 +19,8 @@ import torch
 
 from sensitune.errors import ArgumentError
 from sensitune.sweeps._jobs import Job
-from sensitune.sweeps.engines._attempt import Attempt, EngineSettings, RunFunction, attempt, lost
+from sensitune.sweeps.engines._attempt import Attempt, RunFunction, attempt, lost
+from sensitune.sweeps.engines._settings import EngineSettings
 
 # A forked process cannot use CUDA once its parent has.
 _SPAWN = multiprocessing.get_context("spawn")

@@ -16,7 +16,8 @@ import torch
 
 from sensitune.errors import ArgumentError
 from sensitune.sweeps._jobs import Job
-from sensitune.sweeps.engines._attempt import Attempt, EngineSettings, RunFunction, attempt, failed, lost
+from sensitune.sweeps.engines._attempt import Attempt, RunFunction, attempt, failed, lost
+from sensitune.sweeps.engines._settings import EngineSettings
 
 _CONNECT_SECONDS = 10.0
 _LOGGER = logging.getLogger(__name__)

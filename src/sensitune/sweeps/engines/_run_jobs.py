@@ -6,11 +6,10 @@ import logging
 from collections.abc import Callable, Sequence
 
 from sensitune.sweeps._jobs import Job, JobOutcome, run_job
-from sensitune.sweeps.engines._attempt import Attempt, EngineName, EngineSettings, RunFunction
+from sensitune.sweeps.engines._attempt import Attempt, RunFunction
 from sensitune.sweeps.engines._local import run_locally
 from sensitune.sweeps.engines._ray import run_on_ray
-
-__all__ = ["EngineName", "EngineSettings", "run_jobs"]
+from sensitune.sweeps.engines._settings import EngineSettings
 
 _ENGINES = {"local": run_locally, "ray": run_on_ray}
 _LOGGER = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ def run_jobs(
 
     def finish(attempt: Attempt) -> None:
         if attempt.traceback is not None:
-            _LOGGER.error("The run %s failed.\n%s", attempt.outcome.name, attempt.traceback)
+            _LOGGER.error("The run %s failed.\n%s", attempt.outcome.key, attempt.traceback)
         on_done(attempt.outcome)
 
     todo = [job for job in jobs if not job.finished]
