@@ -123,16 +123,16 @@ def test_what_is_missing_is_made_but_a_training_that_is_to_be_evaluated(config: 
     assert run.folder.sensitivity.exists()
 
 
-def test_a_run_loads_its_backbone_and_its_images_once(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded: list[str] = []
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is loaded from files, in order."""
+    found: list[str] = []
 
     def count(name: str) -> None:
         original = getattr(_ingredients, name)
 
         def counting(*arguments: Any, **options: Any) -> Any:
-            loaded.append(name)
+            found.append(name)
             return original(*arguments, **options)
 
         monkeypatch.setattr(_ingredients, name, counting)
@@ -140,10 +140,26 @@ def test_a_run_loads_its_backbone_and_its_images_once(
     count("load_data")
     count("load_backbone")
     monkeypatch.setattr("sensitune.training._manifest.load_backbone", None)  # evaluating asks for no other
+    return found
+
+
+def test_a_run_loads_its_backbone_and_its_images_once(config: RunConfig, tmp_path: Path, loaded: list[str]) -> None:
     run = Run.open(tmp_path / "run", config)
     result = run.train()
     assert run.evaluate().accuracy == result.test_accuracy_last
     assert loaded == ["load_data", "load_backbone"]
+
+
+def test_a_comparison_loads_them_once_for_all_its_runs(config: RunConfig, tmp_path: Path, loaded: list[str]) -> None:
+    compare(changed(config, recipe={"epochs": 1}), tmp_path, methods=("head", "full", "spt-lora"))
+    assert loaded == ["load_data", "load_backbone"]
+
+
+def test_ingredients_of_other_settings_are_refused(config: RunConfig, tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "run", config)
+    other = changed(config, seed=1)
+    with pytest.raises(ArgumentError, match="`ingredients` must be made of the run's own backbone, data and seed"):
+        Run.open(tmp_path / "other", other, ingredients=run.ingredients)
 
 
 def test_no_stage_changes_the_backbone_that_they_share(config: RunConfig, tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ SHORT_NAMES: Final = {
 }
 # What the parser can read where it cannot read the setting's own type, or not show its choices.
 _PARSED_AS: Final = {"allocation.method": Literal[tuple(METHODS)], "allocation.peft": str | None}
+# Settings whose last name alone means something else in many messages.
+_WORDS: Final = frozenset({"head", "name", "source", "test"})
 
 
 def options_of(cls: type, where: str = "") -> type:
@@ -117,7 +119,7 @@ def names_as_given(arguments: Sequence[str], *, from_file: bool) -> Iterator[Non
 
     def renamed(found: re.Match[str]) -> str:
         name = found.group(1)
-        alike = [each for each in _settings() if each == name or each.rpartition(".")[2] == name]
+        alike = [each for each in _settings() if each == name or (name not in _WORDS and each.endswith(f".{name}"))]
         if len(alike) != 1:
             return found.group(0)
         flag = flag_of(alike[0])

@@ -19,6 +19,7 @@ class Ingredients:
     """
 
     def __init__(self, backbone: BackboneSpec, data: DataSettings, seed: int) -> None:
+        self.made_of = (backbone, data, seed)
         self._spec = backbone
         self._settings = data
         self._seed = seed

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from sensitune._files import atomic_write
 from sensitune.allocation import Allocation, compute_lora_start
-from sensitune.errors import DataError, RunFolderError
+from sensitune.errors import ArgumentError, DataError, RunFolderError
 from sensitune.runs._config import RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation, Weights
 from sensitune.runs._folder import RunFolder
@@ -46,6 +46,9 @@ class Run:
         ingredients: Images and backbone of its settings, where another run has them already; None makes them.
         scores: Folder in which runs that take the same scores share them; None keeps them in the run's own.
         reporter: Is told where it stands.
+
+    Raises:
+        ArgumentError: If the ingredients are those of other settings.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class Run:
         reporter: Reporter | None = None,
     ) -> None:
         config = folder.config
+        if ingredients is not None and ingredients.made_of != (config.backbone, config.data, config.seed):
+            raise ArgumentError("`ingredients` must be made of the run's own backbone, data and seed. Leave them out.")
         self.folder = folder
         self.reporter = reporter or Silent()
         self.ingredients = ingredients or Ingredients(config.backbone, config.data, config.seed)
