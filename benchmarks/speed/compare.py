@@ -43,7 +43,16 @@ def step(what: str, ours: str, measure: str, *theirs: str, **bars: float) -> Fig
     return Figure(what, "step_cost", ("rows", ours, measure, *theirs), **bars)
 
 
+def default(what: str, measure: str, *theirs: str, **bars: float) -> Figure:
+    """A line of the step's result with default settings, of SPT-LoRA."""
+    return Figure(what, "step_cost", ("default_settings", PUBLISHED, measure, *theirs), **bars)
+
+
 FIGURES = (
+    default("default: SPT-LoRA step / PEFT LoRA", "step_over", LORA, bar=1.05, goal=1.00),
+    default("default: kept bytes / PEFT LoRA", "kept_over", LORA, bar=1.05, goal=1.00),
+    default("default: peak of a step / PEFT LoRA", "peak_over", LORA, bar=1.08, goal=1.02),
+    default("default: step / biases and norms", "step_over", FLOOR),
     step("SPT-LoRA step / PEFT LoRA", PUBLISHED, "step_over", LORA, bar=1.05, goal=0.98),
     step("SPT-LoRA step / biases and norms", PUBLISHED, "step_over", FLOOR, bar=1.20, goal=1.10),
     step("PEFT LoRA step / biases and norms", LORA, "step_over", FLOOR),

@@ -148,3 +148,23 @@ def saved_tensors(root: Any) -> Iterator[torch.Tensor]:
 def peak_resident_mib() -> float:
     """The most memory this process has had so far, mapped files included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def resident_mib() -> float:
+    """The memory this process has now; Linux only."""
+    return _status("VmRSS")
+
+
+def forget_peak() -> None:
+    """Let `peak_since_mib` start from now; Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_since_mib() -> float:
+    """The most memory this process has had since `forget_peak`."""
+    return _status("VmHWM")
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024

@@ -39,14 +39,15 @@ def biases_and_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def with_allocation(model: nn.Module, allocation: Allocation) -> nn.Module:
-    """An SPT model without dropout, so that its cost compares."""
-    return get_peft_model(model, SptConfig.from_allocation(allocation, dropout=0.0, drop_path=0.0))
+def with_allocation(model: nn.Module, allocation: Allocation, dropout: float = 0.0) -> nn.Module:
+    """An SPT model with this dropout and drop-path; the default settings have 0.1 for both."""
+    return get_peft_model(model, SptConfig.from_allocation(allocation, dropout=dropout, drop_path=dropout))
 
 
-def lora(model: nn.Module, modules: list[str]) -> nn.Module:
+def lora(model: nn.Module, modules: list[str], dropout: float = 0.0) -> nn.Module:
     """PEFT's LoRA of rank 8."""
-    return get_peft_model(model, LoraConfig(r=8, target_modules=modules, modules_to_save=["head"]))
+    config = LoraConfig(r=8, target_modules=modules, modules_to_save=["head"], lora_dropout=dropout)
+    return get_peft_model(model, config)
 
 
 def touched_modules(allocation: Allocation) -> list[str]:
@@ -72,13 +73,16 @@ def supertuning(model: nn.Module, allocation: Allocation) -> nn.Module:
     return get_peft_model(model, config)
 
 
-def methods(make: Callable[[], nn.Module], values: int, published: Path | None) -> dict[str, Callable[[], nn.Module]]:
+def methods(
+    make: Callable[[], nn.Module], values: int, published: Path | None, dropout: float = 0.0
+) -> dict[str, Callable[[], nn.Module]]:
     """Every method by name, to be made when it is needed.
 
     Args:
         make: Makes a copy of the backbone.
         values: Trained values of the sparse methods.
         published: A published allocation for ViT-B/16; None = leave it out.
+        dropout: Dropout of the methods with LoRAs, drop-path of SPT's.
 
     Returns:
         Name -> a function that makes the tuned model.
@@ -88,7 +92,7 @@ def methods(make: Callable[[], nn.Module], values: int, published: Path | None) 
     scattered = replace(random_pattern_allocation(outline, values), always_trained=())
     made: dict[str, Callable[[nn.Module], nn.Module]] = {
         FLOOR: biases_and_norms,
-        LORA: partial(lora, modules=["qkv"]),
+        LORA: partial(lora, modules=["qkv"], dropout=dropout),
         CLUSTERED: partial(with_allocation, allocation=clustered),
         RANDOM: partial(with_allocation, allocation=scattered),
         SHIRA: partial(shira, allocation=clustered),
@@ -96,7 +100,8 @@ def methods(make: Callable[[], nn.Module], values: int, published: Path | None) 
         FULL: lambda model: model,
     }
     if published is not None:
-        made[PUBLISHED] = partial(with_allocation, allocation=load_published_allocation(published, outline))
+        allocation = load_published_allocation(published, outline)
+        made[PUBLISHED] = partial(with_allocation, allocation=allocation, dropout=dropout)
     return {name: lambda tune=tune: tune(make()) for name, tune in made.items()}
 
 

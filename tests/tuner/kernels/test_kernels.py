@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sensitune.tuner.kernels import LowRank, SparsePattern, SparseValues, add_slices, tuned_linear
-from sensitune.tuner.kernels._choice import lean
+from sensitune.tuner.kernels._lean import lean
 from sensitune.tuner.kernels._portable import portable
 
 WAYS = [pytest.param(lean, id="lean"), pytest.param(portable, id="portable")]

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.autograd import forward_ad
 
-from sensitune.tuner.kernels._low_rank import add_low_rank
+from sensitune.tuner.kernels._lean import lean
 from sensitune.tuner.kernels._parts import LowRank, SparseValues
 from sensitune.tuner.kernels._portable import portable
-from sensitune.tuner.kernels._sparse import sparse_linear
 
 
 def _always() -> bool:
@@ -63,24 +61,3 @@ def tuned_linear(
     """
     implementation = lean if plain_autograd() else portable
     return implementation(x, weight, bias, transposed=transposed, sparse=sparse, low_rank=low_rank)
-
-
-def lean(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    *,
-    transposed: bool = False,
-    sparse: SparseValues | None = None,
-    low_rank: Sequence[LowRank] = (),
-) -> torch.Tensor:
-    """`tuned_linear` in nodes of our own, which keep next to nothing for backward."""
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    if sparse is None:
-        y = F.linear(x, weight.t() if transposed else weight, bias)
-    else:
-        y = sparse_linear(x, weight, bias, sparse, transposed=transposed)
-    for slices in low_rank:
-        y = add_low_rank(y, x, slices)
-    return y
