@@ -71,8 +71,10 @@ class SptLinear(SptLayer, nn.Module):
     def _tuned(self, x: torch.Tensor) -> torch.Tensor:
         """Everything but the Adapters, from the base's weights."""
         bias = self.effective("bias") if self.base_layer._parameters.get("bias") is not None else None
-        pattern = self._pattern()
-        sparse = None if pattern is None else SparseValues(pattern, pattern.entries(self._sparse_values()))
+        # Looked at once: another thread may merge or switch adapters meanwhile.
+        slots = [entry for entry in self.active_slots("sparse") if entry[2].name == "weight"]
+        pattern = self._pattern(slots)
+        sparse = None if pattern is None else SparseValues(pattern, pattern.entries(self._sparse_values(slots)))
         # Without a pattern although there are sparse entries: a compiler traces the first call.
         weight = self.effective("weight") if pattern is None else self.base_parameter("weight")
         return tuned_linear(x, weight, bias, transposed=self.transposed, sparse=sparse, low_rank=self._low_rank())
@@ -99,8 +101,8 @@ class SptLinear(SptLayer, nn.Module):
                 )
         return found
 
-    def _sparse_values(self) -> torch.Tensor:
-        values: list[torch.Tensor] = [self.tuned("sparse", *entry[:2]) for entry in self._sparse_weight_slots()]
+    def _sparse_values(self, slots: list[tuple[str, str, SitePlan]]) -> torch.Tensor:
+        values: list[torch.Tensor] = [self.tuned("sparse", adapter, slot) for adapter, slot, _ in slots]
         return torch.cat(values) if len(values) > 1 else values[0]
 
     def _is_plain(self) -> bool:
@@ -118,22 +120,18 @@ class SptLinear(SptLayer, nn.Module):
         whole = any(plan.name == "weight" for _, _, plan in self.active_slots("whole"))
         return plain_class and not hooked and not whole and not self.base_parameter("weight").requires_grad
 
-    def _sparse_weight_slots(self) -> list[tuple[str, str, SitePlan]]:
-        return [entry for entry in self.active_slots("sparse") if entry[2].name == "weight"]
-
-    def _pattern(self) -> SparsePattern | None:
-        """Where the sparse entries of all applied adapters sit, worked out once for each set of adapters."""
-        key = tuple(self.applied_adapters())
+    def _pattern(self, slots: list[tuple[str, str, SitePlan]]) -> SparsePattern | None:
+        """Where the entries of sparse slots sit, worked out once for each set of adapters."""
+        key = tuple(dict.fromkeys(adapter for adapter, _, _ in slots))
         if key in self._patterns:
             return self._patterns[key]
-        slots = self._sparse_weight_slots()
-        # A compiler or tracer would record the working-out too, a transform leave its own kind of tensors in the result.
+        # A compiler or tracer would record the working-out, a transform leave tensors of its own kind in the result.
         if not slots or not plain_autograd():
             return None
         # Worked out in the first forward but kept for all: tensors made in inference mode could not be trained with.
         with torch.inference_mode(False):
-            self._patterns[key] = self._build_pattern(slots)
-        return self._patterns[key]
+            pattern = self._patterns[key] = self._build_pattern(slots)
+        return pattern
 
     def _build_pattern(self, slots: list[tuple[str, str, SitePlan]]) -> SparsePattern:
         rows, columns = [], []

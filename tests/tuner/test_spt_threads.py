@@ -1,0 +1,121 @@
+"""A tuned model never writes into the base while it computes: threads and forked processes see what they should."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from model_properties import assert_same_state, output_of, state_of
+from peft import PeftModel
+from torch import nn
+from tuned_models import IMAGES, LABELS, add, mixed_allocation, tiny_vit, trained, tuned_vit
+
+BATCH, ANSWERS = IMAGES.repeat(8, 1, 1, 1), LABELS.repeat(8)
+
+
+@contextmanager
+def repeating(step: Callable[[], Any]) -> Iterator[Callable[[], int]]:
+    """Do `step` again and again in a thread of its own while what is inside runs; yields how often it was done."""
+    stop, errors, done = threading.Event(), [], []
+
+    def loop() -> None:
+        while not stop.is_set() and not errors:
+            try:
+                step()
+            except BaseException as error:
+                errors.append(error)
+            done.append(None)
+
+    thread = threading.Thread(target=loop)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads take turns often
+    thread.start()
+    try:
+        yield lambda: len(done)
+    finally:
+        stop.set()
+        thread.join(timeout=60)
+        sys.setswitchinterval(interval)
+    assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+    assert done
+
+
+def frozen(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+def predict(tuned: PeftModel) -> torch.Tensor:
+    with torch.no_grad():
+        return output_of(tuned, BATCH)
+
+
+def training(tuned: PeftModel) -> Callable[[], None]:
+    tuned.train()
+    optimizer = torch.optim.SGD(trained(tuned).values(), lr=1e-3)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(tuned(BATCH), ANSWERS).backward()
+        optimizer.step()
+
+    return step
+
+
+@pytest.mark.parametrize("doing", ["predicts", "trains"])
+@pytest.mark.parametrize("adapters", [1, 2])
+def test_another_thread_always_reads_the_bases_weights_while_the_model(doing: str, adapters: int) -> None:
+    tuned = tuned_vit(modules_to_save=None, dropout=0.0, drop_path=0.0)
+    if adapters == 2:
+        add(tuned, mixed_allocation(tiny_vit(), turn=1), modules_to_save=None)
+        tuned.base_model.set_adapter(["default", "other"])
+    weights = frozen(tuned)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    wrong = set()
+    with repeating(training(tuned) if doing == "trains" else lambda: predict(tuned)) as done:
+        while done() < 40:
+            wrong |= {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
+    assert not wrong
+
+
+def test_merging_and_unmerging_while_another_thread_predicts_leaves_everything_bit_equal() -> None:
+    tuned = tuned_vit()
+    before, expected = state_of(tuned), predict(tuned)
+    with repeating(lambda: predict(tuned)) as done:
+        while done() < 40:
+            tuned.merge_adapter()
+            tuned.unmerge_adapter()
+    assert_same_state(before, tuned)
+    assert torch.equal(predict(tuned), expected)
+
+
+def answer(tuned: PeftModel, connection: Connection) -> None:
+    connection.send(predict(tuned).numpy())  # as numbers: a tensor would travel through shared memory
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # that is what is tested
+def test_a_process_forked_while_another_thread_predicts_gives_the_parents_values() -> None:
+    tuned = tuned_vit()
+    expected = predict(tuned)
+    context = multiprocessing.get_context("fork")
+    with repeating(lambda: predict(tuned)):
+        for _ in range(5):
+            ours, theirs = context.Pipe(duplex=False)
+            child = context.Process(target=answer, args=(tuned, theirs), daemon=True)
+            child.start()
+            try:
+                assert ours.poll(30), "The forked process hangs."
+                torch.testing.assert_close(torch.from_numpy(ours.recv()), expected, rtol=0.0, atol=0.0)
+            finally:
+                child.kill()
+                child.join()
