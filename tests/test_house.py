@@ -90,8 +90,6 @@ FOR_USERS = {
 }
 # Their exports are still being cut.
 UNSETTLED = {
-    "sensitune.sweeps",
-    "sensitune.sweeps.engines",
     "sensitune.tuner",
 }
 
