@@ -68,6 +68,7 @@ class Run:
         self._scores = scores
         self._sensitivity: Sensitivity | None = None
         self._allocation: Allocation | None = None
+        self._origin: AdapterOrigin | None = None
         self._result: TrainingResult | None = None
 
     @classmethod
@@ -188,6 +189,7 @@ class Run:
         torch.manual_seed(config.seed)
         tuned = config.method.make_tuned(self)
         manifest = self._manifest(tuned)
+        self._origin = manifest.origin
         self.reporter.stage(f"Training {manifest.origin.trainable_params:,} parameters and the head")
         return train(
             tuned,
@@ -222,7 +224,9 @@ class Run:
 
     def origin(self) -> AdapterOrigin:
         """What the trained adapter says of the run: its method, its seed, its data and what it cost."""
-        return AdapterManifest.load(self.folder.training.adapter).origin
+        if self._origin is None:
+            self._origin = AdapterManifest.load(self.folder.training.adapter).origin
+        return self._origin
 
     def evaluate(self, *, split: str = "test", weights: Weights = "last") -> Evaluation:
         """Evaluate the saved adapter once more, from its folder on a fresh backbone; ``evaluation.json``.

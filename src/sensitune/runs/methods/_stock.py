@@ -46,7 +46,7 @@ class StockMethod(Method):
             tuned = get_peft_model(model, _complete(given, model))
         except SensituneError:
             raise
-        except (AttributeError, ImportError, ValueError) as error:
+        except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ArgumentError(
                 f"PEFT cannot put the configuration of `allocation.peft` on {run.config.backbone.name}: {error}"
             ) from error
