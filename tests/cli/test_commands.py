@@ -70,11 +70,14 @@ def test_a_message_names_the_key_of_a_file_and_the_flag_of_the_command_line(
     assert "Give `allocation.budget` or `--allocation.tau`, not both. Got 400 and 3." in capsys.readouterr().err
 
 
-def test_a_budget_that_cannot_be_spent_names_the_flags(
+def test_a_budget_that_cannot_be_spent_is_named_by_its_flag_or_key(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", *settings, "--budget", "100", "--output", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.startswith("error: `--budget` must be at least")
+    # Now the run folder's file says so.
+    assert main(["run", "--output", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.startswith("error: `allocation.budget` must be at least")
 
 
 def test_every_method_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,7 +123,7 @@ def names_as_given(arguments: Sequence[str], *, from_file: bool) -> Iterator[Non
         if len(alike) != 1:
             return found.group(0)
         flag = flag_of(alike[0])
-        return f"`{flag}`" if flag in typed or not from_file else found.group(0)
+        return f"`{flag}`" if flag in typed or not from_file else f"`{alike[0]}`"
 
     try:
         yield
