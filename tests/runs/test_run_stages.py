@@ -321,6 +321,20 @@ def test_an_adapter_folder_says_nothing_about_its_makers_machine(
     torch.testing.assert_close(predict(alone, [picture], checkpoint=base, device="cpu").probabilities, expected)
 
 
+def test_a_test_after_the_training_goes_into_the_model_card(config: RunConfig, tmp_path: Path) -> None:
+    untested = replace(config, data=replace(config.data, test=False), recipe=replace(config.recipe, epochs=1))
+    run = Run.open(tmp_path / "run", untested)
+    run.train()
+    card = run.folder.training.adapter / "README.md"
+    before = card.read_text()
+    assert re.search(r"^\| last epoch \(these\) \| 1 \| \d+\.\d% \| – \|$", before, flags=re.MULTILINE)
+    found = run.evaluate(split="test")
+    row = re.search(r"^\| last epoch \(these\) .*$", card.read_text(), flags=re.MULTILINE)
+    assert row is not None
+    assert row[0].endswith(f" {found.accuracy:.1%} |")
+    assert card.read_text().replace(row[0], "") == re.sub(r"\| last epoch \(these\) .*", "", before)
+
+
 def test_what_the_model_card_says_to_do_works(
     finished: RunFolder,
     images: Path,

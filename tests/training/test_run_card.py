@@ -18,7 +18,7 @@ from sensitune.data import ImageData, ImageTransform
 from sensitune.sites import outline_model
 from sensitune.training import AdapterManifest, AdapterOrigin, Recipe, TrainingResult, train
 from sensitune.training._result import EpochMetrics
-from sensitune.training._run_card import TrainedAdapter
+from sensitune.training._run_card import _TrainedAdapter
 from sensitune.tuner import SptConfig
 
 RESULT = TrainingResult(
@@ -49,7 +49,7 @@ def card(manifest: AdapterManifest | None, folder: Path, *, weights: Any = "last
     """Front matter and text of a card."""
     config = SptConfig(target_modules=["fc1"], r=2)
     recipe = changes.pop("recipe", Recipe(epochs=2))
-    TrainedAdapter(config, recipe, replace(RESULT, **changes), manifest).card(weights).write(folder)
+    _TrainedAdapter(config, recipe, replace(RESULT, **changes), manifest).card(weights).write(folder)
     _, front, text = (folder / "README.md").read_text().split("---\n", 2)
     return yaml.safe_load(front), text
 

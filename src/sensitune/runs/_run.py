@@ -31,6 +31,7 @@ from sensitune.training import (
     load_tuned,
     read_result,
     train,
+    write_card,
 )
 
 
@@ -231,6 +232,9 @@ class Run:
     def evaluate(self, *, split: str = "test", weights: Weights = "last") -> Evaluation:
         """Evaluate the saved adapter once more, from its folder on a fresh backbone; ``evaluation.json``.
 
+        The accuracy on the test split goes into the adapter's model card too: a run that left that split alone while
+        it trained had none to say.
+
         Args:
             split: ``"train"``, ``"validation"`` or ``"test"``.
             weights: Those of the last epoch, or of the epoch the validation split chose.
@@ -262,5 +266,19 @@ class Run:
             num_workers=config.compute.num_workers,
             progress=self.reporter.step,
         )
+        if split == "test":
+            self._show_on_card(found.accuracy, weights)
         self.folder.write_evaluation(RecordedEvaluation.of(found, split=split, weights=weights))
         return found
+
+    def _show_on_card(self, test_accuracy: float, weights: Weights) -> None:
+        result = read_result(self.folder.path)
+        if result is None:
+            return  # the training is not finished, and will write the card
+        name = "test_accuracy_last" if weights == "last" else "test_accuracy_chosen"
+        write_card(
+            self.folder.path,
+            weights,
+            recipe=self.config.recipe,
+            result=replace(result, **{name: test_accuracy}),  # type: ignore[arg-type]
+        )

@@ -36,6 +36,7 @@ from sensitune.training._result import (
     read_metrics,
     read_result,
 )
+from sensitune.training._run_card import write_card
 from sensitune.training._train import train
 from sensitune.training._weights import load_weights
 
@@ -57,4 +58,5 @@ __all__ = [
     "read_result",
     "resolve_device",
     "train",
+    "write_card",
 ]

@@ -17,7 +17,7 @@ from sensitune.backbones import Backbone, BackboneSpec, load_backbone
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import AdapterFileError, AllocationMismatchError, ArgumentError
 
-_NAME = "sensitune.json"
+MANIFEST_NAME = "sensitune.json"
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 WeightsHash: TypeAlias = Annotated[
@@ -118,7 +118,7 @@ class AdapterManifest:
             folder: The adapter folder.
         """
         saved = replace(self, transform=self.transform.for_evaluation())
-        write_json(Path(folder) / _NAME, to_plain(saved))
+        write_json(Path(folder) / MANIFEST_NAME, to_plain(saved))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> AdapterManifest:
@@ -133,10 +133,10 @@ class AdapterManifest:
         Raises:
             AdapterFileError: If the folder has no manifest, or a damaged one.
         """
-        path = Path(folder) / _NAME
+        path = Path(folder) / MANIFEST_NAME
         if not path.is_file():
             raise AdapterFileError(
-                f"{os.fspath(folder)} is not an adapter folder of a Sensitune run: it has no {_NAME}. "
+                f"{os.fspath(folder)} is not an adapter folder of a Sensitune run: it has no {MANIFEST_NAME}. "
                 "Give the `adapter` folder of a run."
             )
         return load(cls, path, error=AdapterFileError)

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from peft import PeftConfig
 
 from sensitune._markdown import code, escape, table
 from sensitune.backbones import FOCUS_NAME, PUBLISHED_BACKBONES, BackboneSpec
-from sensitune.training._manifest import AdapterManifest, AdapterOrigin
+from sensitune.training._manifest import MANIFEST_NAME, AdapterManifest, AdapterOrigin
 from sensitune.training._recipe import Recipe
-from sensitune.training._result import TrainingResult
+from sensitune.training._result import TrainingFolder, TrainingResult
 from sensitune.tuner import ModelCard, adapter_card
 
 _SHOWN_CLASSES = 50
 
 
+def write_card(
+    root: str | os.PathLike[str], weights: Literal["last", "chosen"], *, recipe: Recipe, result: TrainingResult
+) -> None:
+    """Write the model card of a trained PEFT adapter, from its folder and its numbers.
+
+    Args:
+        root: The run's folder.
+        weights: Whose card: that of the last epoch's weights, or of the chosen one's.
+        recipe: How it was trained.
+        result: What came of it.
+    """
+    folder = TrainingFolder(Path(root))
+    adapter = folder.adapter if weights == "last" else folder.chosen_adapter
+    manifest = AdapterManifest.load(adapter) if (adapter / MANIFEST_NAME).is_file() else None
+    config = PeftConfig.from_pretrained(os.fspath(adapter))
+    _TrainedAdapter(config, recipe, result, manifest).card(weights).write(adapter)
+
+
 @dataclass(frozen=True)
-class TrainedAdapter:
+class _TrainedAdapter:
     """What is known of an adapter at the end of its training.
 
     Attributes:

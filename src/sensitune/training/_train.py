@@ -28,7 +28,7 @@ from sensitune.training._result import (
     TrainingResult,
     write_result,
 )
-from sensitune.training._run_card import TrainedAdapter
+from sensitune.training._run_card import write_card
 from sensitune.training._weights import load_weights, save_weights
 
 
@@ -177,10 +177,9 @@ class _Run:
     def describe(self, result: TrainingResult) -> None:
         """Write the model cards, now that the numbers are known."""
         if isinstance(self.model, PeftModel):
-            trained = TrainedAdapter(self.model.active_peft_config, self.recipe, result, self.manifest)
-            trained.card("last").write(self.folder.adapter)
+            write_card(self.folder.root, "last", recipe=self.recipe, result=result)
             if result.chosen_epoch is not None:
-                trained.card("chosen").write(self.folder.chosen_adapter)
+                write_card(self.folder.root, "chosen", recipe=self.recipe, result=result)
 
     def facts(self) -> dict[str, Any]:
         """What the result records of the run's setting."""
