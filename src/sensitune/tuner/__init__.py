@@ -23,11 +23,10 @@ Example:
 from sensitune.tuner._adapter_card import adapter_card
 from sensitune.tuner._card import ModelCard
 from sensitune.tuner._config import SptConfig
-from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._lora_start import apply_lora_start
 from sensitune.tuner._model import SptModel
 from sensitune.tuner._register import register
 
 register(SptConfig, SptModel)
 
-__all__ = ["ModelCard", "SptConfig", "SptLayer", "SptModel", "adapter_card", "apply_lora_start"]
+__all__ = ["ModelCard", "SptConfig", "SptModel", "adapter_card", "apply_lora_start"]
