@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sensitune.tuner.kernels import LowRank, SparsePattern, SparseValues, add_slices, tuned_linear
-from sensitune.tuner.kernels._lean import lean
 from sensitune.tuner.kernels._portable import portable
+from sensitune.tuner.kernels._tuned_linear import lean
 
 WAYS = [pytest.param(lean, id="lean"), pytest.param(portable, id="portable")]
 Way = Callable[..., torch.Tensor]
@@ -261,7 +261,7 @@ def test_where_torch_lacks_a_private_name_the_gradients_are_the_same(
         return torch.autograd.grad(y.square().sum(), [inner, values])
 
     with_it = gradients()
-    module = "_choice" if name == "_transforms_are_active" else "_source"
+    module = "_watchers" if name == "_transforms_are_active" else "_source"
     monkeypatch.setattr(f"sensitune.tuner.kernels.{module}.{name}", lambda *_: True)
     torch.testing.assert_close(gradients(), with_it)
 

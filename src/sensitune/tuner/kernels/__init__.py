@@ -20,11 +20,12 @@ Example:
     [0.0, 5.0, 0.0, 0.0]
 """
 
-from sensitune.tuner.kernels._choice import plain_autograd, tuned_linear
 from sensitune.tuner.kernels._parts import LowRank, SparseValues
 from sensitune.tuner.kernels._pattern import SparsePattern
 from sensitune.tuner.kernels._portable import cast_like, drop_path, with_low_rank
 from sensitune.tuner.kernels._slices import add_slices
+from sensitune.tuner.kernels._tuned_linear import tuned_linear
+from sensitune.tuner.kernels._watchers import plain_autograd
 
 __all__ = [
     "LowRank",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sensitune.tuner.kernels._choice import plain_autograd
+from sensitune.tuner.kernels._watchers import plain_autograd
 
 
 class _AddSlices(torch.autograd.Function):

@@ -1,40 +1,17 @@
-"""Which implementation a call takes."""
+"""The product of a tuned linear layer: which implementation a call takes, and the lean one as a sequence of nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch.autograd import forward_ad
+import torch.nn.functional as F
 
-from sensitune.tuner.kernels._lean import lean
+from sensitune.tuner.kernels._low_rank import add_low_rank
 from sensitune.tuner.kernels._parts import LowRank, SparseValues
 from sensitune.tuner.kernels._portable import portable
-
-
-def _always() -> bool:
-    return True
-
-
-# The only private names of torch that are used here, looked up once. Where one is missing, we take its question to be
-# answered with yes, which leads to the portable implementation.
-_transforms_are_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", _always)
-
-
-def plain_autograd() -> bool:
-    """Whether nothing but autograd in reverse watches what is computed: no tracer, no compiler, no ``torch.func``.
-
-    Returns:
-        True where an `torch.autograd.Function` of ours may be used.
-    """
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # public, but not annotated
-    return not (torch.compiler.is_compiling() or tracing or _transforms_are_active() or _forward_mode_is_on())
-
-
-def _forward_mode_is_on() -> bool:
-    level: Any = getattr(forward_ad, "_current_level", 0)
-    return bool(level >= 0)
+from sensitune.tuner.kernels._sparse import sparse_linear
+from sensitune.tuner.kernels._watchers import plain_autograd
 
 
 def tuned_linear(
@@ -61,3 +38,24 @@ def tuned_linear(
     """
     implementation = lean if plain_autograd() else portable
     return implementation(x, weight, bias, transposed=transposed, sparse=sparse, low_rank=low_rank)
+
+
+def lean(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    transposed: bool = False,
+    sparse: SparseValues | None = None,
+    low_rank: Sequence[LowRank] = (),
+) -> torch.Tensor:
+    """See `tuned_linear`."""
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    if sparse is None:
+        y = F.linear(x, weight.t() if transposed else weight, bias)
+    else:
+        y = sparse_linear(x, weight, bias, sparse, transposed=transposed)
+    for slices in low_rank:
+        y = add_low_rank(y, x, slices)
+    return y
