@@ -312,6 +312,15 @@ def test_what_is_no_readable_file_is_refused_by_name(read_it: Any, tmp_path: Pat
             read_it(tmp_path / name if name != "." else f"{tmp_path}/.")
 
 
+def test_a_files_name_is_shown_without_its_control_characters(tmp_path: Path) -> None:
+    write(tmp_path / "a\x1b[31m.json", '{"epochs": 0}')
+    with pytest.raises(ConfigError, match=r"a\\x1b\[31m\.json': `epochs` must be a whole number") as caught:
+        load(Optimiser, tmp_path / "a\x1b[31m.json")
+    assert str(caught.value).isprintable()
+    with pytest.raises(ConfigError, match="cannot be read: File name too long"):
+        read_yaml(tmp_path / ("x" * 300))
+
+
 @pytest.mark.parametrize(("text", "found"), [("", "nothing"), ("- a", "a list"), ("a", "a text")])
 def test_a_yaml_file_that_is_no_mapping_is_refused(text: str, found: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"a\.yaml must be lines of `setting: value`\. It holds {found}\.$"):

@@ -75,7 +75,7 @@ def test_settings_of_all_runs_can_be_replaced() -> None:
         ({"methods": 3}, "`methods` must be groups of settings, at least one, .* Got 3"),
         ({"seeds": []}, "`seeds` must be a list of whole numbers from 0, at least one"),
         ({"seeds": [1, 1]}, r"`seeds` must be a list of whole numbers from 0, at least one, each once. Got \[1, 1\]"),
-        ({"choose": {"budjet": [1]}}, "`choose` has `budjet`, which is not a setting of a run"),
+        ({"choose": {"budjet": [1]}}, "`choose` has 'budjet', which is not a setting of a run"),
         ({"choose": {"allocation.budget": 5}}, "`choose.allocation.budget` must be a list"),
         (
             {"choose": {"allocation.rank": [4, 4]}},
@@ -105,7 +105,7 @@ def test_mistakes_are_refused_in_one_sentence(changes: dict[str, Any], message: 
         ({"tasks": {"g": ["x/.."]}}, "`tasks` has 'x/..', which names no folder of its own"),
         ({"methods": {"SPT": {"recipe": {}}}, "run": {"recipe": 3}}, "`recipe` must be a group of settings. Got 3"),
         ({"choose": {"data": ["x", "y"]}}, "`choose` has `data`, which is set by the sweep itself"),
-        ({"choose": {"recipe": [1, 2]}}, "`choose` has `recipe`, which is not a setting of a run"),
+        ({"choose": {"recipe": [1, 2]}}, "`choose` has 'recipe', which is not a setting of a run"),
         ({"run": {"data": 3}}, "`run` has `data`, which is set by the sweep itself"),
         ({"choose": {"data.source": ["x", "y"]}}, "`choose` has `data.source`, which is set by the sweep itself"),
         ({"choose": {"seed": [1, 2]}}, "`choose` has `seed`, which is set by the sweep itself"),

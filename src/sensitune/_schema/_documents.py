@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 
 from sensitune._files import atomic_write
+from sensitune._schema._mistakes import show_path
 from sensitune.errors import ConfigError, SensituneError
 
 _LARGEST_YAML: Final = 2**18  # bytes; the parser is slow, and no settings are so long
@@ -40,7 +41,7 @@ def read_yaml(path: str | os.PathLike[str], *, error: type[SensituneError] = Con
     values = _parse(path, _LARGEST_YAML, _load_yaml, error)
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {_JSON_NAMES.get(type(values), type(values).__name__)}"
-        raise error(f"{os.fspath(path)} must be lines of `setting: value`. It holds {found}.")
+        raise error(f"{show_path(path)} must be lines of `setting: value`. It holds {found}.")
     return values
 
 
@@ -99,7 +100,7 @@ def dump_yaml(values: dict[str, Any]) -> str:
 
 
 def _parse(path: str | os.PathLike[str], largest: int, parse: Callable[[str], Any], error: type[SensituneError]) -> Any:
-    name = os.fspath(path)
+    name = show_path(path)
     try:
         if Path(path).exists() and not Path(path).is_file():
             raise ValueError("it is no file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -136,6 +137,19 @@ def _name(place: str) -> str:
 
 def _join(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
+
+
+def show_path(path: str | os.PathLike[str]) -> str:
+    """A file's name for a message, with control characters escaped.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its name.
+    """
+    name = os.fspath(path)
+    return name if name.isprintable() else repr(name)
 
 
 def _shown(key: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sensitune._schema._documents import read_json, read_yaml
-from sensitune._schema._mistakes import Problem, explain
+from sensitune._schema._mistakes import Problem, explain, show_path
 from sensitune.errors import ArgumentError, ConfigError, SensituneError
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def read(
         sentence = explain(problems, cls, values, where=where, python=False)
     except (TypeError, ValueError, RecursionError) as found:
         sentence = f"`{where or cls.__name__}` holds what no YAML or JSON file can: {found}."
-    raise error(sentence if source is None else f"{os.fspath(source)}: {sentence}")
+    raise error(sentence if source is None else f"{show_path(source)}: {sentence}")
 
 
 def load(cls: type[T], path: str | os.PathLike[str], *, error: type[SensituneError] = ConfigError) -> T:

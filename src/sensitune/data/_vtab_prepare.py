@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import stat
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from sensitune._files import atomic_write
+from sensitune._schema import write_json
 from sensitune.data._vtab import VTAB_SIZES, VTAB_TASKS, VtabTask, vtab_task
 from sensitune.data._vtab_sources import VTAB_SOURCES, Row, VtabSource
 from sensitune.errors import DataError
@@ -77,7 +77,7 @@ def prepare_vtab1k(
     write_checksums(folder)
     made_from = {"tfds": f"{source.builder}:{builder.version}", "sensitune": version("sensitune")}
     sizes = {name: len(lines) for name, lines in lists.items()}
-    _write_text(folder / _DONE, json.dumps({"task": task, "made_from": made_from, "sizes": sizes}, indent=2) + "\n")
+    write_json(folder / _DONE, {"task": task, "made_from": made_from, "sizes": sizes})
     return folder
 
 

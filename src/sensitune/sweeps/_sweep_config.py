@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import MinLen
 
-from sensitune._schema import NonEmptyText, Rule, Seed, check, load, read
+from sensitune._schema import NonEmptyText, Rule, Seed, check, load, read, shorten
 from sensitune.data import FGVC_DATASETS, VTAB_TASKS
 from sensitune.errors import ArgumentError
 from sensitune.runs import RunConfig
@@ -219,7 +219,7 @@ class SweepConfig:
         known = {name for label in self.methods for name in dotted_names(self.method_config(label).to_dict())}
         if unknown := sorted(self.choose.keys() - known):
             raise ArgumentError(
-                f"`choose` has `{unknown[0]}`, which is not a setting of a run, such as allocation.budget or "
+                f"`choose` has {shorten(unknown[0])}, which is not a setting of a run, such as allocation.budget or "
                 "recipe.learning_rate."
             )
         names = [describe(setting) for setting in self.candidates()]

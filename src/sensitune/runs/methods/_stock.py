@@ -93,7 +93,7 @@ def read_peft(given: Mapping[str, Any] | str) -> dict[str, Any]:
 
 def _read_file(given: str) -> Mapping[str, Any]:
     path = Path(given)
-    if path.is_dir():
+    if os.path.isdir(given):  # which a name that is too long does not raise from
         path /= _FILE
     values = read_json(path)
     if not isinstance(values, Mapping):
