@@ -26,12 +26,22 @@ _FREE_SETTINGS = frozenset({"compute"})
 _FREE_WHEN_FINISHED = _FREE_SETTINGS | {"data.root"}
 
 
+class _Named:
+    """A file of the folder by its name, as a path."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: RunFolder, owner: type[RunFolder]) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One run's folder; make one with `open` or `load`.
 
-    It holds ``run.yaml``, ``sensitivity.safetensors``, ``allocation.safetensors``, ``adapter/``, ``adapter_chosen/``,
-    ``metrics.jsonl``, ``training.json``, ``evaluation.json`` and ``figures/``.
+    It holds what is named below, and of the third stage ``adapter/``, ``adapter_chosen/``, ``metrics.jsonl`` and
+    ``training.json``.
 
     Attributes:
         path: The folder.
@@ -40,6 +50,17 @@ class RunFolder:
 
     path: Path
     config: RunConfig
+
+    settings = _Named("run.yaml")
+    """Every setting, and the versions it ran with."""
+    sensitivity = _Named("sensitivity.safetensors")
+    """The first stage's result, unless it is shared with other runs."""
+    allocation = _Named("allocation.safetensors")
+    """The second stage's result, of a method that places something."""
+    lora_start = _Named("lora_start.safetensors")
+    """Where the LoRAs start, if not at random."""
+    evaluation = _Named("evaluation.json")
+    """The fourth stage's result."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], config: RunConfig) -> RunFolder:
@@ -95,34 +116,9 @@ class RunFolder:
         return cls(Path(path), config)
 
     @property
-    def settings(self) -> Path:
-        """Every setting, and the versions it ran with."""
-        return self.path / "run.yaml"
-
-    @property
-    def sensitivity(self) -> Path:
-        """The first stage's result."""
-        return self.path / "sensitivity.safetensors"
-
-    @property
-    def allocation(self) -> Path:
-        """The second stage's result."""
-        return self.path / "allocation.safetensors"
-
-    @property
-    def lora_start(self) -> Path:
-        """Where the LoRAs start, if not at random."""
-        return self.path / "lora_start.safetensors"
-
-    @property
     def training(self) -> TrainingFolder:
         """The third stage's results: adapters, metrics, numbers."""
         return TrainingFolder(self.path)
-
-    @property
-    def evaluation(self) -> Path:
-        """The fourth stage's result."""
-        return self.path / "evaluation.json"
 
     def write_evaluation(self, found: RecordedEvaluation) -> None:
         """Write ``evaluation.json``.
@@ -144,11 +140,6 @@ class RunFolder:
         if not self.evaluation.exists():
             return None
         return load(RecordedEvaluation, self.evaluation, error=RunFolderError)
-
-    @property
-    def figures(self) -> Path:
-        """Pictures and tables."""
-        return self.path / "figures"
 
 
 @cache

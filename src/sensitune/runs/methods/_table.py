@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from sensitune.allocation import StructuredType, layerwise_allocation, neuron_allocation
+from sensitune.allocation import Allocation, StructuredType, layerwise_allocation, neuron_allocation
 from sensitune.runs.methods._method import Method, Preset, PresetName
 from sensitune.runs.methods._placed import (
     PlacedMethod,
@@ -19,6 +19,7 @@ from sensitune.runs.methods._placed import (
 )
 from sensitune.runs.methods._stock import StockMethod
 from sensitune.runs.methods._whole import WholeMethod
+from sensitune.sensitivity import CriterionName
 
 _THRESHOLDS = {"placement": "threshold", "alpha": 10.0, "beta": 5.0}
 
@@ -37,6 +38,7 @@ def _presets(*, loras: bool) -> Mapping[PresetName, Preset]:
 def _spt(
     name: str, label: str, structured: StructuredType | None, *, default_preset: PresetName | None = None
 ) -> Method:
+    """A method of the paper's."""
     loras = structured == "lora"
     return PlacedMethod(
         name=name,
@@ -46,6 +48,18 @@ def _spt(
         place=by_sensitivity(structured),
         presets=_presets(loras=loras),
         default_preset=default_preset,
+    )
+
+
+def _sparse(name: str, label: str, rule: Callable[..., Allocation], *, criterion: CriterionName) -> Method:
+    """A sparse method of another paper's, with the scores that it ranks by."""
+    return PlacedMethod(
+        name=name,
+        label=label,
+        takes=frozenset({"budget"}),
+        follows_scores=True,
+        criterion=criterion,
+        place=by_rule(rule),
     )
 
 
@@ -78,22 +92,8 @@ _ALL: tuple[Method, ...] = (
         place=on_random_matrices,
     ),
     PlacedMethod(name="random-sparse", label="Random entries", takes=frozenset({"budget"}), place=scattered),
-    PlacedMethod(
-        name="layerwise",
-        label="Largest weights of each layer",
-        takes=frozenset({"budget"}),
-        follows_scores=True,
-        criterion="magnitude",
-        place=by_rule(layerwise_allocation),
-    ),
-    PlacedMethod(
-        name="neuron",
-        label="Best inputs of each neuron",
-        takes=frozenset({"budget"}),
-        follows_scores=True,
-        criterion="absolute_gradient_sum",
-        place=by_rule(neuron_allocation),
-    ),
+    _sparse("layerwise", "Largest weights of each layer", layerwise_allocation, criterion="magnitude"),
+    _sparse("neuron", "Best inputs of each neuron", neuron_allocation, criterion="absolute_gradient_sum"),
     PlacedMethod(name="vectors", label="Biases, norms and scales", place=everywhere(None, vectors=True)),
     PlacedMethod(name="head", label="Head only", place=everywhere(None, train_tokens=False)),
     WholeMethod(name="full", label="Full fine-tuning"),
