@@ -14,9 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_properties import assert_same_state, output_of, state_of
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from torch import nn
-from tuned_models import IMAGES, LABELS, add, mixed_allocation, tiny_vit, trained, tuned_vit
+from tuned_models import IMAGES, LABELS, add, mixed_allocation, seeded, tiny_vit, trained, tuned_vit
+
+from sensitune.tuner import SptConfig
 
 BATCH, ANSWERS = IMAGES.repeat(8, 1, 1, 1), LABELS.repeat(8)
 
@@ -48,6 +50,17 @@ def repeating(step: Callable[[], Any]) -> Iterator[Callable[[], int]]:
     if errors:
         raise errors[0]
     assert done
+
+
+def tuned_convolutions() -> PeftModel:
+    """Sparse entries in two convolutions, a LoRA on a third."""
+    convolutions = nn.Conv2d(3, 8, 2, 2), nn.GELU(), nn.Conv2d(8, 8, 3, groups=2), nn.GELU(), nn.Conv2d(8, 4, 1)
+    model = seeded(lambda: nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(144, 5)))
+    sparse = SptConfig(target_modules=["0", "2", "4"], r=0, rank_pattern={"4": 2}, num_sparse=20, init_weights=False)
+    return get_peft_model(model, sparse).eval()
+
+
+MODELS = {"vit": tuned_vit, "convolutions": tuned_convolutions}
 
 
 def frozen(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -87,8 +100,19 @@ def test_another_thread_always_reads_the_bases_weights_while_the_model(doing: st
     assert not wrong
 
 
-def test_merging_and_unmerging_while_another_thread_predicts_leaves_everything_bit_equal() -> None:
-    tuned = tuned_vit()
+@pytest.mark.parametrize("name", MODELS)
+def test_two_threads_predict_the_same(name: str) -> None:
+    tuned = MODELS[name]()
+    expected = predict(tuned)
+    with repeating(lambda: predict(tuned)) as done:
+        while done() < 40:
+            assert torch.equal(predict(tuned), expected)
+    assert torch.equal(predict(tuned), expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_merging_and_unmerging_while_another_thread_predicts_leaves_everything_bit_equal(name: str) -> None:
+    tuned = MODELS[name]()
     before, expected = state_of(tuned), predict(tuned)
     with repeating(lambda: predict(tuned)) as done:
         while done() < 40:

@@ -44,7 +44,12 @@ class SptConv(SptLayer, nn.Module):
             self.unmerge()
         touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole")}
         changed = {name: self.effective(name) for name in sorted(touched)}
-        y = self.run_base(changed, x, *args, **kwargs)
+        base: Any = self.base_layer
+        if changed and type(base) in _CONVOLUTIONS and not self.base_is_hooked():
+            # Not through the base's attributes, which other threads may read.
+            y = self._convolve(x, changed.get("weight", base.weight), changed.get("bias", base.bias))
+        else:
+            y = self.run_base(changed, x, *args, **kwargs)
         for adapter, slot, plan in self.active_slots("lora", "adapter"):
             y = y + self._module_output(x, y, adapter, slot, plan)
         return y
@@ -53,7 +58,7 @@ class SptConv(SptLayer, nn.Module):
         options = self.options[adapter]
         down, up = self.tuned("down", adapter, slot), self.tuned("up", adapter, slot)
         if plan.form == "lora":
-            hidden = self._convolve(F.dropout(x, options.dropout, self.training).to(down.dtype), down)
+            hidden = self._convolve(F.dropout(x, options.dropout, self.training).to(down.dtype), down, None)
             out = self._pointwise(hidden, up, None, groups=self._groups)
         else:
             read = F.dropout(y, options.dropout, self.training).to(down.dtype)
@@ -79,14 +84,14 @@ class SptConv(SptLayer, nn.Module):
     def _up_shape(self, plan: SitePlan) -> tuple[int, ...]:
         return (plan.out_features, plan.size // (1 if plan.form == "adapter" else self._groups))
 
-    def _convolve(self, x: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-        """The base's convolution, group by group, with another kernel ``[rank, in / groups, ...]``."""
+    def _convolve(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The base's convolution, group by group, with another kernel ``[channels, in / groups, ...]``."""
         base: Any = self.base_layer
         padding: Any = base.padding
         if base.padding_mode != "zeros":
             x = F.pad(x, base._reversed_padding_repeated_twice, mode=base.padding_mode)
             padding = 0
-        return self._function(x, down, None, base.stride, padding, base.dilation, base.groups)
+        return self._function(x, weight, bias, base.stride, padding, base.dilation, base.groups)
 
     def _pointwise(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, groups: int

@@ -71,6 +71,11 @@ class SptLayer(BaseTunerLayer):
         assert parameter is not None, name  # plans are checked against the model before layers are built
         return cast("nn.Parameter", parameter)
 
+    def base_is_hooked(self) -> bool:
+        """Whether something watches the base layer's calls (accelerate's offloading among others)."""
+        base = self.get_base_layer()
+        return bool(base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or hasattr(base, "_hf_hook"))
+
     def run_base(self, changed: Mapping[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the base layer with other values in the place of some of its parameters.
 

@@ -116,9 +116,10 @@ class SptLinear(SptLayer, nn.Module):
         """
         base = self.base_layer
         plain_class = self.transposed or type(base).forward is nn.Linear.forward
-        hooked = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or hasattr(base, "_hf_hook")
         whole = any(plan.name == "weight" for _, _, plan in self.active_slots("whole"))
-        return plain_class and not hooked and not whole and not self.base_parameter("weight").requires_grad
+        return (
+            plain_class and not self.base_is_hooked() and not whole and not self.base_parameter("weight").requires_grad
+        )
 
     def _pattern(self, slots: list[tuple[str, str, SitePlan]]) -> SparsePattern | None:
         """Where the entries of sparse slots sit, worked out once for each set of adapters."""
