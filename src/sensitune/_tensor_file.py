@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,14 +70,32 @@ def load_tensor_file(path: str | os.PathLike[str], *, kind: str, content: type[T
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
         raise AdapterFileError(f"`{path}` is damaged and cannot be read: {error}. Make it again.") from error
-    try:
+    with naming_damage(path, ConfigError):
         envelope = read(_Envelope, {name: document.pop(name) for name in ("kind", "tensors") if name in document})
         found = read(content, document)
-    except ConfigError as error:
-        raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
     if missing := sorted(set(envelope.tensors) - tensors.keys()):
         raise AdapterFileError(f"`{path}` is incomplete: it lacks the tensor `{missing[0]}`. Make it again.")
     return tensors, found
+
+
+@contextmanager
+def naming_damage(path: str | os.PathLike[str], *errors: type[Exception]) -> Iterator[None]:
+    """Say which file it is where its content contradicts itself.
+
+    Args:
+        path: The file.
+        errors: What the content's own checks raise.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        AdapterFileError: In the place of any of them.
+    """
+    try:
+        yield
+    except errors as error:
+        raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
 
 
 def _document(path: str | os.PathLike[str], header: Mapping[str, str], kind: str) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from sensitune._schema import AtLeastOne, NonNegativeInt, PositiveInt
-from sensitune._tensor_file import load_tensor_file, save_tensor_file
+from sensitune._tensor_file import load_tensor_file, naming_damage, save_tensor_file
 from sensitune.allocation._cost import StructuredType, module_params
 from sensitune.allocation._rows import SiteRow, Tuning, format_rows
-from sensitune.errors import AdapterFileError, ArgumentError
+from sensitune.errors import ArgumentError
 from sensitune.sites import ModelOutline, Site
 
 _KIND = "allocation"
@@ -194,10 +194,8 @@ class Allocation:
         """
         tensors, content = load_tensor_file(path, kind=_KIND, content=_Content)
         sparse = {name: indices.to(torch.int64) for name, indices in tensors.items()}
-        try:
+        with naming_damage(path, ArgumentError):
             return cls(sparse=sparse, **{each.name: getattr(content, each.name) for each in fields(_Content)})
-        except ArgumentError as error:
-            raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
 
 
 @dataclass(frozen=True)

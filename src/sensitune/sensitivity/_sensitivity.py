@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from sensitune._tensor_file import load_tensor_file, save_tensor_file
-from sensitune.errors import AdapterFileError, AllocationMismatchError, ArgumentError
+from sensitune._tensor_file import load_tensor_file, naming_damage, save_tensor_file
+from sensitune.errors import AllocationMismatchError, ArgumentError
 from sensitune.sensitivity._mapped import MappedScores
 from sensitune.sites import ModelOutline, Site
 
@@ -97,19 +97,17 @@ class Sensitivity:
             AdapterFileError: If the file is damaged, incomplete, or not a sensitivity.
         """
         tensors, content = load_tensor_file(path, kind=_KIND, content=_Content)
-        kept = content.gradients
-        stored = {_GRADIENT + name for name in kept}
-        names = [name for name in tensors if name not in stored]
 
-        def read(names: Sequence[str], prefix: str = "") -> Mapping[str, torch.Tensor]:
+        def named(names: Sequence[str], prefix: str = "") -> Mapping[str, torch.Tensor]:
             if lazy:
                 return MappedScores(path, names, prefix=prefix)
             return {name: tensors[prefix + name] for name in names}
 
-        try:
-            return cls(read(names), content.outline, content.metadata, read(kept, _GRADIENT) if kept else None)
-        except (AllocationMismatchError, KeyError) as error:
-            raise AdapterFileError(f"`{path}` is damaged: {error} Make it again.") from error
+        stored = {_GRADIENT + name for name in content.gradients}
+        scores = named([name for name in tensors if name not in stored])
+        with naming_damage(path, AllocationMismatchError, KeyError):
+            gradients = named(content.gradients, _GRADIENT) if content.gradients else None
+            return cls(scores, content.outline, content.metadata, gradients)
 
 
 @dataclass(frozen=True)
