@@ -112,3 +112,12 @@ def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text(text[: len(text) // 2])
     with pytest.raises(AdapterFileError, match=r"sensitune\.json cannot be read: "):
         AdapterManifest.load(tmp_path)
+
+
+def test_a_manifest_made_in_python_keeps_the_rules_of_the_file() -> None:
+    with pytest.raises(
+        ArgumentError, match=r"`weights_hash` must be a SHA-256 hash, 64 hexadecimal digits\. Got 'abc'"
+    ):
+        make_manifest(weights_hash="abc")
+    with pytest.raises(ArgumentError, match=r"`backbone_params` must be a whole number of at least 1\. Got 0"):
+        replace(make_manifest().origin, backbone_params=0)

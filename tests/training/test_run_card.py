@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from sensitune.allocation import random_allocation
@@ -180,3 +180,16 @@ def test_an_adapter_of_another_method_has_a_card_of_the_run_too(
     assert "More Information Needed" not in text
     assert "# A LORA adapter\n" in text
     assert "| last epoch (these) | 1 |" in text
+
+
+def test_a_head_alone_is_not_said_to_have_trained_with_drop_path(tmp_path: Path) -> None:
+    _, text = card(make_manifest(), tmp_path, frozen_features=True)
+    assert "weight decay 0.0001, the backbone as in evaluation, float32 on cpu." in text
+    _, text = card(make_manifest(), tmp_path)
+    assert "weight decay 0.0001, dropout 0.1, drop-path 0.1, float32 on cpu." in text
+
+
+def test_one_of_pefts_own_methods_goes_by_its_type(tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=["fc1"])
+    _TrainedAdapter(config, Recipe(epochs=2), RESULT, make_manifest()).card("last").write(tmp_path)
+    assert "# LORA on wood\n" in (tmp_path / "README.md").read_text()

@@ -316,6 +316,15 @@ def test_a_frozen_model_is_refused(
         train(make_model().requires_grad_(False), data, RECIPE, tmp_path, transform=transform, device="cpu")
 
 
+def test_an_adapter_with_a_name_of_its_own_is_refused(
+    make_base: Callable[[], nn.Module], data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    model = get_peft_model(make_base(), LoraConfig(r=2, target_modules=["qkv"]), adapter_name="mine")
+    with pytest.raises(ArgumentError, match=r"one active adapter, called 'default', .* Got mine\."):
+        train(model, data, RECIPE, tmp_path, transform=transform, device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_leaves_no_half_checkpoint(
     make_model: MakeModel,
     data: ImageData,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,9 @@ def test_a_card_has_its_sections_in_their_order(tmp_path: Path) -> None:
     assert front_matter(page) == {"library_name": "peft", "base_model": "a/b", "tags": ["sensitune"]}
     assert "# T\n\nS.\n\n## One\n\n1\n\n## Two\n\n2\n\n### Framework versions\n" in page
     assert f"- torch {torch.__version__.partition('+')[0]}" in page
+
+
+def test_only_what_follows_the_sensitivity_is_said_to() -> None:
+    claim = "that the task's loss is most sensitive to"
+    assert claim not in adapter_card(spt_config()).summary  # placed at random
+    assert claim in adapter_card(replace(spt_config(), rule="spt")).summary

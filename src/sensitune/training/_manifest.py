@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 from peft import PeftModel
 from safetensors import SafetensorError
 
-from sensitune._schema import NonNegativeInt, PositiveInt, Rule, Seed, load, to_plain, write_json
+from sensitune._schema import NonNegativeInt, PositiveInt, Rule, Seed, check, load, to_plain, write_json
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import AdapterFileError, AllocationMismatchError, ArgumentError
@@ -36,6 +36,9 @@ class AdapterOrigin:
         head_params: Scalars of the head.
         backbone_params: Scalars of the backbone, the head not counted.
         data: `sensitune.data.ImageData.info`, with the source by name.
+
+    Raises:
+        ArgumentError: If a value has the wrong type or is out of range.
     """
 
     method: str
@@ -44,6 +47,9 @@ class AdapterOrigin:
     head_params: NonNegativeInt
     backbone_params: PositiveInt
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @classmethod
     def of(
@@ -90,7 +96,8 @@ class AdapterManifest:
         origin: The run it comes from.
 
     Raises:
-        ArgumentError: If the checkpoint is not a mere file name, or the origin holds an absolute path.
+        ArgumentError: If a value has the wrong type, the checkpoint is not a mere file name, or the origin holds an
+            absolute path.
     """
 
     backbone: BackboneSpec
@@ -100,6 +107,7 @@ class AdapterManifest:
     origin: AdapterOrigin
 
     def __post_init__(self) -> None:
+        check(self)
         checkpoint = self.backbone.checkpoint
         if checkpoint is not None and Path(checkpoint).name != checkpoint:
             raise ArgumentError(

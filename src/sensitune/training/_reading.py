@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 from sensitune.data import ImageData, ImageTransform, PreparedImages
@@ -112,8 +113,14 @@ def check_model(model: nn.Module, images: PreparedImages, num_classes: int) -> N
         num_classes: Classes of the data.
 
     Raises:
-        ArgumentError: If nothing requires a gradient, or the model's outputs are not the data's classes.
+        ArgumentError: If nothing requires a gradient, the model's outputs are not the data's classes, or the adapter
+            has a name of its own.
     """
+    if isinstance(model, PeftModel) and model.active_adapters != ["default"]:
+        raise ArgumentError(
+            f"`model` must have one active adapter, called 'default', as an adapter folder holds one. Got "
+            f"{', '.join(model.active_adapters)}."
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ArgumentError("`model` must have parameters that require a gradient. Got none: tune it first.")
     image = images[0]["pixel_values"][None].to(next(model.parameters()).device)

@@ -16,7 +16,7 @@ from sensitune.backbones import FOCUS_NAME, PUBLISHED_BACKBONES, BackboneSpec
 from sensitune.training._manifest import MANIFEST_NAME, AdapterManifest, AdapterOrigin
 from sensitune.training._recipe import Recipe
 from sensitune.training._result import TrainingFolder, TrainingResult
-from sensitune.tuner import ModelCard, adapter_card
+from sensitune.tuner import ModelCard, SptConfig, adapter_card
 
 _SHOWN_CLASSES = 50
 
@@ -73,7 +73,7 @@ class _TrainedAdapter:
         origin = manifest.origin
         return replace(
             plain,
-            title=f"{escape(origin.method)} on {escape(_data_name(origin.data))}",
+            title=f"{escape(self._method(origin))} on {escape(_data_name(origin.data))}",
             summary=f"{plain.summary} {_counts(origin)}",
             sections={
                 "Base model": _base(manifest),
@@ -85,6 +85,11 @@ class _TrainedAdapter:
             metadata={"pipeline_tag": "image-classification", **_base_model(manifest.backbone)},
             packages=(*plain.packages, "timm", "transformers"),
         )
+
+    def _method(self, origin: AdapterOrigin) -> str:
+        """What the run calls its method; the type of one of PEFT's own, which all go by one name there."""
+        kind = self.config.peft_type
+        return origin.method if isinstance(self.config, SptConfig) else str(getattr(kind, "value", kind))
 
     def _accuracy(self, weights: Literal["last", "chosen"]) -> str:
         result = self.result
@@ -108,12 +113,14 @@ class _TrainedAdapter:
     def _circumstances(self) -> str:
         recipe, result = self.recipe, self.result
         in_place = "" if recipe.in_place_rate == 1 else f" (tuned in place: {recipe.in_place_rate:g} times that)"
+        noise = f"dropout {recipe.dropout:g}, drop-path {recipe.drop_path:g}"
+        if result.frozen_features:
+            noise = "the backbone as in evaluation"
         return (
             f"One run, seed {result.seed}: {recipe.epochs} epochs over {result.num_train_images:,} images in batches "
             f"of {recipe.batch_size}, AdamW at {recipe.learning_rate:g}{in_place}, weight decay "
-            f"{recipe.weight_decay:g}, dropout {recipe.dropout:g}, drop-path {recipe.drop_path:g}, {result.precision} "
-            f"on {result.device}. Nothing was chosen on the test split, which is read once the training is over. "
-            "Another seed can differ by a point or more."
+            f"{recipe.weight_decay:g}, {noise}, {result.precision} on {result.device}. Nothing was chosen on the test "
+            "split, which is read once the training is over. Another seed can differ by a point or more."
         )
 
 

@@ -84,8 +84,8 @@ def train(
 
     Raises:
         NonFiniteError: If the loss becomes infinite or not a number; the message names the step and the epoch.
-        ArgumentError: If nothing requires a gradient, the model's outputs are not the data's classes, the device is
-            one of several by number, or the seed is out of range.
+        ArgumentError: If nothing requires a gradient, the model's outputs are not the data's classes, its adapter is
+            not called ``default``, the device is one of several by number, or the seed is out of range.
         RunFolderError: If `output_dir` holds checkpoints of another recipe or seed.
     """
     place = resolve_device(device)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _INDEX = "Adapters"
+_BY_SENSITIVITY = frozenset({"spt", "knapsack"})
 _PAPER = "[He et al., ICCV 2023](https://arxiv.org/abs/2303.08566)"
 _FORMS = {"lora": "LoRA", "adapter": "Adapter", "sparse": "sparse", "whole": "whole"}
 
@@ -38,10 +39,9 @@ def adapter_card(config: PeftConfig) -> ModelCard:
     if config.peft_type == spt_type():
         placement, tags, imports = _placement(config), ("spt",), ["import sensitune  # registers SPT with PEFT"]
         title = f"An SPT adapter{of_base}"
-        summary = (
-            f"An adapter of SPT, sensitivity-aware parameter-efficient fine-tuning ({_PAPER}): the parameters that the "
-            "task's loss is most sensitive to are trained, all others stay as they were."
-        )
+        summary = f"An adapter of SPT, sensitivity-aware parameter-efficient fine-tuning ({_PAPER})."
+        if getattr(config, "rule", None) in _BY_SENSITIVITY:
+            summary += " The parameters that the task's loss is most sensitive to are trained."
     else:
         method = str(getattr(config.peft_type, "value", config.peft_type))
         placement, tags, imports = _settings(config), (method.lower(),), []
