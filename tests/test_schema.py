@@ -195,6 +195,7 @@ def test_python_is_held_to_the_same_rules(build: Any, message: str) -> None:
 
 def test_a_whole_number_for_any_number_is_written_as_one() -> None:
     assert json.dumps(to_plain(Optimiser(rate=2))) == json.dumps(to_plain(Optimiser(rate=2.0)))
+    assert json.dumps(to_plain(Setup("a", mean=(0, 1)))) == json.dumps(to_plain(Setup("a", mean=(0.0, 1.0))))
 
 
 def test_the_command_line_reads_the_same_types(capsys: pytest.CaptureFixture[str]) -> None:

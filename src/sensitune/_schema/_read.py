@@ -97,7 +97,7 @@ def _plain_value(value: object) -> Any:
 def check(value: Any) -> None:
     """Hold a dataclass that was built in Python to the rules that `read` holds files to; for its ``__post_init__``.
 
-    A whole number in a field for any number becomes a float, so that equal settings are written alike.
+    A whole number where any number may stand becomes a float, so that equal settings are written alike.
 
     Args:
         value: The dataclass.
@@ -114,7 +114,7 @@ def check(value: Any) -> None:
         values = dict(zip(names, given, strict=True))
         raise ArgumentError(explain(problems, type(value), values, where="", python=True)) from None
     for name, before, after in zip(names, given, kept, strict=True):
-        if isinstance(before, int) and isinstance(after, float):
+        if after is not before:
             object.__setattr__(value, name, after)
 
 
