@@ -1,12 +1,23 @@
-"""What the command costs before it does anything: modules imported, not seconds, which depend on the machine."""
+"""What the command costs before it does anything, and what it is said to offer.
+
+Costs are modules imported, not seconds, which depend on the machine.
+"""
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
+from sensitune_command import COMMANDS, main
+
+REPOSITORY = Path(__file__).parents[2]
+OPTION = re.compile(r"(?<!\w)--[a-z][a-z.-]*")
 HEAVY = ("torch", "peft", "transformers", "timm", "matplotlib", "rich", "tyro", "datasets", "yaml", "numpy")
 
 
@@ -60,3 +71,23 @@ def test_a_library_that_is_broken_shows_where() -> None:
 def test_the_package_itself_can_be_run() -> None:
     done = subprocess.run([sys.executable, "-m", "sensitune", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("sensitune 0.")
+
+
+def test_what_is_installed_holds_the_module_that_the_command_starts_in() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    module, _, function = project["project"]["scripts"]["sensitune"].partition(":")
+    assert f"src/{module}.py" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_every_option_that_the_pages_show_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+    offered = set(OPTION.findall(capsys.readouterr().out)) | {"--version"}
+    for page in ("README.md", "docs/recipes.md"):
+        text = (REPOSITORY / page).read_text(encoding="utf-8").replace("\\\n", " ")
+        lines = re.findall(r"^    sensitune .*$", text, re.MULTILINE)
+        code = re.findall(r"`(?!python)([^`]*--[^`]*)`", text)
+        shown = {option for part in (*lines, *code) for option in OPTION.findall(part)}
+        assert len(shown) > 3
+        assert shown - offered == set(), page
