@@ -69,6 +69,18 @@ class CallWatch:
             )
 
 
+def stop_watching(model: nn.Module) -> None:
+    """Take every watch's hooks away.
+
+    Args:
+        model: The model that `CallWatch.arm` was called with.
+    """
+    for hook in (*model._forward_pre_hooks.values(), *model._forward_hooks.values()):
+        watch = getattr(hook, "__self__", None)
+        if isinstance(watch, CallWatch):
+            watch.disarm()
+
+
 def _trained_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """The wrapped layers with an applied adapter that trains; exposed tensors are read, not called."""
     for name, module in model.named_modules():

@@ -37,6 +37,19 @@ class SptModel(BaseTuner):
     target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     _watch: CallWatch | None = None
 
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        # PEFT writes a new adapter's configuration over one of that name that another method has in the model.
+        configs = vars(model).get("peft_config")
+        before = dict(configs or {})
+        try:
+            super().__init__(model, *args, **kwargs)
+        except Exception:
+            if configs is not None:
+                configs.clear()
+                configs.update(before)
+                vars(model)["peft_config"] = configs
+            raise
+
     def inject_adapter(
         self,
         model: nn.Module,

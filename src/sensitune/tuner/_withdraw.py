@@ -7,6 +7,7 @@ from typing import Any
 from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
+from sensitune.tuner._calls import stop_watching
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._tensors import SptTensors, detach
 
@@ -51,8 +52,10 @@ def withdraw(model: nn.Module, adapter: str) -> None:
         parameter.requires_grad_(name in trained_before)
     configs = getattr(model, "peft_config", {})
     configs.pop(adapter, None)
-    if not configs and "peft_config" in vars(inner):
-        del inner.peft_config
+    if not configs:
+        stop_watching(inner)
+        forget_trained(inner)
+        vars(inner).pop("peft_config", None)
 
 
 def _withdraw_layer(model: nn.Module, name: str, layer: SptLayer, adapter: str) -> None:
