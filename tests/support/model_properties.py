@@ -50,19 +50,20 @@ def untouched(model: nn.Module) -> Iterator[None]:
     assert_same_state(state, model)
     after = _structure(model)
     for aspect, found in before.items():
-        assert after[aspect] == found, f"{aspect}: {found} became {after[aspect]}."
+        now = after[aspect]
+        changed = {name: (found.get(name), now.get(name)) for name in found | now if found.get(name) != now.get(name)}
+        assert not changed, f"{aspect}, before and after: {changed}."
 
 
-def _structure(model: nn.Module) -> dict[str, Any]:
+def _structure(model: nn.Module) -> dict[str, dict[str, Any]]:
     return {
         "trained": {name: parameter.requires_grad for name, parameter in model.named_parameters()},
         "parameters": {name: id(parameter) for name, parameter in model.named_parameters()},
         "modules": {name: (id(module), type(module)) for name, module in model.named_modules()},
         "training": {name: module.training for name, module in model.named_modules()},
         "hooks": {name: _hooks(module) for name, module in model.named_modules()},
-        "attributes": {name: sorted(vars(module)) for name, module in model.named_modules()},
-        "adapters": list(getattr(model, "peft_config", ())),
-        "active": getattr(model, "active_adapter", None),
+        "attributes": {f"{name}.{own}": True for name, module in model.named_modules() for own in vars(module)},
+        "adapters": {"all": dict(getattr(model, "peft_config", {})), "active": getattr(model, "active_adapter", None)},
     }
 
 
@@ -96,27 +97,37 @@ def _assert_plain(model: nn.Module) -> None:
 
 
 def assert_unmerging_restores(
-    tuned: PeftModel, inputs: Inputs | None = None, *, adapters: Sequence[str] = ("default",), **tolerances: float
+    tuned: PeftModel,
+    inputs: Inputs | None = None,
+    *,
+    adapters: Sequence[str] | None = None,
+    safe_merge: bool = False,
+    **tolerances: float,
 ) -> None:
-    """Merging keeps the output of the active adapters, and unmerging restores everything bit for bit."""
-    active = tuned.active_adapter
-    tuned.base_model.set_adapter(list(adapters))
+    """Merging the adapters (None: the active ones) keeps the output; unmerging restores everything bit for bit."""
+    names = None if adapters is None else list(adapters)
+    if names is not None and inputs is not None:
+        tuned.base_model.set_adapter(names)
     expected = None if inputs is None else output_of(tuned, inputs)
     with untouched(tuned):
-        tuned.base_model.merge_adapter(list(adapters))
+        tuned.base_model.merge_adapter(names, safe_merge=safe_merge)
         if inputs is not None:
             torch.testing.assert_close(output_of(tuned, inputs), expected, **tolerances)
         tuned.base_model.unmerge_adapter()
     if inputs is not None and expected is not None:
         assert torch.equal(output_of(tuned, inputs), expected)
-    tuned.base_model.set_adapter(active)
 
 
-def assert_unloading_restores(tuned: PeftModel, base: nn.Module) -> None:
-    """Taking the adapter out gives the base: its class, its names, and every value bit for bit."""
+def assert_unloading_restores(tuned: PeftModel, base: nn.Module, *, trained: str = "nothing") -> None:
+    """Taking the adapter out gives the base: its class, its names, and every value bit for bit.
+
+    PEFT leaves the copy of a module that trained whole, such as the head, in its place: `trained` is that module.
+    """
     unloaded = tuned.unload()
     assert type(unloaded) is type(base)
-    assert_same_state(unloaded, base)
+    before, after = base.state_dict(), unloaded.state_dict()
+    own = [name for name in before if name.startswith(f"{trained}.")]
+    assert_same_state(dict(after) | {name: before[name] for name in own if name in after}, dict(before))
 
 
 def assert_reload_equals(

@@ -28,7 +28,7 @@ def seeded(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = make()
-        for parameter in model.parameters():
+        for parameter in model.parameters() if noise else ():
             parameter.data.add_(torch.randn_like(parameter) * noise)
     return model.to(dtype).eval()
 
@@ -107,8 +107,10 @@ def tuned_vit(structured: str = "lora", dtype: torch.dtype = torch.float32, **op
 
 
 def add(tuned: PeftModel, allocation: Allocation, name: str = "other", **options: Any) -> None:
-    """A second adapter, with random values too."""
-    tuned.add_adapter(name, SptConfig.from_allocation(allocation, **({"init_weights": False} | options)))
+    """A second adapter, with random values of its own."""
+    with torch.random.fork_rng():
+        torch.manual_seed(len(tuned.peft_config) + 1)
+        tuned.add_adapter(name, SptConfig.from_allocation(allocation, **({"init_weights": False} | options)))
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

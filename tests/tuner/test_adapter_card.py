@@ -10,9 +10,9 @@ import yaml
 from huggingface_hub import ModelCard as HubCard
 from huggingface_hub import ModelCardData
 from peft import LoraConfig, PeftModel, get_peft_model
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
+from tuned_models import tiny_vit, trained
 
 from sensitune.allocation import random_allocation
 from sensitune.sites import outline_model
@@ -22,17 +22,12 @@ from sensitune.tuner import ModelCard, SptConfig, adapter_card
 pytestmark = pytest.mark.filterwarnings("ignore:Could not find a config file in  - will assume:UserWarning")
 
 
-def vit() -> nn.Module:
-    torch.manual_seed(0)
-    return VisionTransformer(img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
-
-
 def spt_config(**options: Any) -> SptConfig:
-    return SptConfig.from_allocation(random_allocation(outline_model(vit()), budget=800, rank=2), **options)
+    return SptConfig.from_allocation(random_allocation(outline_model(tiny_vit()), budget=800, rank=2), **options)
 
 
 def tuned_vit() -> PeftModel:
-    return get_peft_model(vit(), spt_config())
+    return get_peft_model(tiny_vit(), spt_config())
 
 
 def front_matter(page: str) -> dict[str, Any]:
@@ -72,8 +67,7 @@ def test_the_table_counts_every_trained_parameter_once(tmp_path: Path) -> None:
     *members, total = [row for name, row in table.items() if name not in {"operation", "---"}]
     sums = [sum(map(count, column)) for column in zip(*members, strict=True)]
     assert sums == [count(cell) for cell in total]
-    trained = {name: each for name, each in tuned.named_parameters() if each.requires_grad and ".head." not in name}
-    assert sums[-1] == sum(each.numel() for each in trained.values()) == 800
+    assert sums[-1] == sum(each.numel() for name, each in trained(tuned).items() if ".head." not in name) == 800
     assert sums[0] == len(tuned.peft_config["default"].plans) == sum(sums[1:-1])
 
 
@@ -131,7 +125,7 @@ def test_a_filled_template_is_somebodys_text(tmp_path: Path) -> None:
 
 
 def test_adapters_with_names_of_their_own_each_have_a_card(tmp_path: Path) -> None:
-    tuned = get_peft_model(vit(), spt_config(), adapter_name="first")
+    tuned = get_peft_model(tiny_vit(), spt_config(), adapter_name="first")
     tuned.add_adapter("second", spt_config())
     for _ in range(2):
         tuned.save_pretrained(tmp_path)

@@ -9,57 +9,31 @@ from typing import Any
 
 import pytest
 import torch
+from model_properties import assert_unloading_restores, assert_unmerging_restores, untouched
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from tuned_models import IMAGES, LABELS, tiny_vit, tune
 
 from sensitune.allocation import Allocation, allocate
 from sensitune.errors import AdapterFileError, AllocationMismatchError
 from sensitune.sensitivity import estimate_sensitivity
 from sensitune.tuner import SptConfig
 
-IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-LABELS = torch.arange(4)
 Tensors = dict[str, torch.Tensor]
 
 
-def vit(width: int = 12, depth: int = 2, dtype: torch.dtype = torch.float32) -> VisionTransformer:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = VisionTransformer(
-            img_size=16, patch_size=8, embed_dim=width, depth=depth, num_heads=2, num_classes=5, init_values=0.5
-        )
-        return model.to(dtype).eval()
-
-
 def vit_allocation(width: int = 12, depth: int = 2, **options: Any) -> Allocation:
-    sensitivity = estimate_sensitivity(vit(width, depth), [(IMAGES, LABELS)], num_batches=1)
+    sensitivity = estimate_sensitivity(tiny_vit(width, depth), [(IMAGES, LABELS)], num_batches=1)
     return allocate(sensitivity, structured="lora", **(options or {"tau": 300, "rank": 2}))
 
 
-def tuned_vit(**options: object) -> PeftModel:
-    return get_peft_model(vit(), SptConfig.from_allocation(vit_allocation(), init_weights=False, **options)).eval()
+def vit(dtype: torch.dtype = torch.float32) -> VisionTransformer:
+    return tiny_vit(depth=2, dtype=dtype)
 
 
-def everything(model: nn.Module) -> dict[str, object]:
-    """All that loading could change, as values."""
-    return {
-        "tensors": {name: value.clone() for name, value in model.state_dict().items()},
-        "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
-        "modes": [(name, type(module), module.training) for name, module in model.named_modules()],
-        "adapters": list(getattr(model, "peft_config", ())),
-        "active": getattr(model, "active_adapter", None),
-    }
-
-
-def assert_same(before: dict[str, object], after: dict[str, object]) -> None:
-    first, second = before.pop("tensors"), after.pop("tensors")
-    assert isinstance(first, dict)
-    assert isinstance(second, dict)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert before == after
+def tuned_vit(**options: Any) -> PeftModel:
+    return tune(vit(), vit_allocation(), **options)
 
 
 # -- what is in the file ----------------------------------------------------------------------------------------------
@@ -70,7 +44,7 @@ def test_a_file_holds_eight_bytes_per_sparse_value_and_four_per_other_plus_five_
     tmp_path: Path, alpha: float
 ) -> None:
     allocation = vit_allocation(256, 4, budget=150_000, alpha=alpha)
-    get_peft_model(vit(256, 4), SptConfig.from_allocation(allocation)).save_pretrained(tmp_path)
+    get_peft_model(tiny_vit(256, 4), SptConfig.from_allocation(allocation)).save_pretrained(tmp_path)
     others = allocation.trainable_params - allocation.sparse_params + allocation.head_params
     file = tmp_path / "adapter_model.safetensors"
     bound = 8 * allocation.sparse_params + 4 * others
@@ -115,11 +89,8 @@ def test_an_adapter_loads_on_another_device(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(IMAGES.cuda()).cpu(), tuned(IMAGES), rtol=1e-4, atol=1e-4)
     back = loaded.cpu()
     torch.testing.assert_close(back(IMAGES), tuned(IMAGES), rtol=1e-5, atol=1e-5)
-    loaded.cuda().merge_adapter()
-    loaded.unmerge_adapter()
-    assert all(
-        torch.equal(value.cpu(), vit().state_dict()[name]) for name, value in loaded.unload().state_dict().items()
-    )
+    assert_unmerging_restores(loaded.cuda(), IMAGES.cuda(), rtol=1e-4, atol=1e-4)
+    assert_unloading_restores(loaded, vit())
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------
@@ -176,11 +147,8 @@ def test_a_damaged_file_is_refused_and_the_base_is_left_as_it_was(tmp_path: Path
     tuned_vit().save_pretrained(tmp_path)
     rewrite(tmp_path, break_it)
     base = vit()
-    before = everything(base)
-    with pytest.raises(AdapterFileError, match=match):
+    with untouched(base), pytest.raises(AdapterFileError, match=match):
         PeftModel.from_pretrained(base, tmp_path)
-    assert_same(before, everything(base))
-    assert not hasattr(base, "peft_config")
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -189,10 +157,9 @@ def test_a_damaged_second_adapter_is_refused_and_the_first_is_left_as_it_was(tmp
     tuned_vit().save_pretrained(tmp_path)
     rewrite(tmp_path, break_it)
     model = tuned_vit()
-    before, output = everything(model), model(IMAGES)
-    with pytest.raises(AdapterFileError, match=match):
+    output = model(IMAGES)
+    with untouched(model), pytest.raises(AdapterFileError, match=match):
         model.load_adapter(tmp_path, "second")
-    assert_same(before, everything(model))
     assert torch.equal(model(IMAGES), output)
 
 
@@ -216,7 +183,8 @@ def test_tensors_of_other_adapters_which_older_peft_wrote_too_are_passed_over(tm
 
 
 def test_a_state_dict_that_is_not_an_adapter_file_is_loaded_as_usual() -> None:
-    tuned, other = tuned_vit(), tuned_vit()
+    tuned, other = tuned_vit(), tuned_vit(seed=2)
+    assert not torch.equal(tuned(IMAGES), other(IMAGES))
     result = tuned.load_state_dict(other.state_dict())
     assert not result.missing_keys
     assert torch.equal(tuned(IMAGES), other(IMAGES))
@@ -225,11 +193,10 @@ def test_a_state_dict_that_is_not_an_adapter_file_is_loaded_as_usual() -> None:
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 def test_another_base_is_refused_by_name_or_shape_and_left_as_it_was(tmp_path: Path, low_cpu_mem_usage: bool) -> None:
     tuned_vit().save_pretrained(tmp_path)
-    for base, match in ((vit(16), r"has shape \[.*12\], but"), (vit(depth=1), "`blocks.1.* is not a parameter of")):
-        before = everything(base)
-        with pytest.raises(AllocationMismatchError, match=match):
+    others = (tiny_vit(16), r"has shape \[.*12\], but"), (tiny_vit(depth=1), "`blocks.1.* is not a parameter of")
+    for base, match in others:
+        with untouched(base), pytest.raises(AllocationMismatchError, match=match):
             PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
-        assert_same(before, everything(base))
 
 
 def test_a_configuration_that_does_not_belong_to_the_file_is_refused(tmp_path: Path) -> None:
@@ -239,5 +206,6 @@ def test_a_configuration_that_does_not_belong_to_the_file_is_refused(tmp_path: P
     site = next(name for name, plan in config["site_plan"].items() if plan["form"] == "sparse")
     config["site_plan"][site]["size"] += 1
     path.write_text(json.dumps(config))
-    with pytest.raises(AdapterFileError, match="does not fit its configuration"):
-        PeftModel.from_pretrained(vit(), tmp_path)
+    base = vit()
+    with untouched(base), pytest.raises(AdapterFileError, match="does not fit its configuration"):
+        PeftModel.from_pretrained(base, tmp_path)

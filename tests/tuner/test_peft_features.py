@@ -16,6 +16,14 @@ import torch.nn.functional as F
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_properties import (
+    assert_merged_equals_unmerged,
+    assert_same_state,
+    assert_unloading_restores,
+    assert_unmerging_restores,
+    state_of,
+    untouched,
+)
 from packaging.version import Version
 from peft import PeftModel, get_layer_status, get_model_status, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
@@ -28,10 +36,9 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from tuned_models import add, count_trained, gradients_of, random_allocation, seeded, trained, tune
 
-from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError, MergeError, ModelError
-from sensitune.sites import outline_model
 from sensitune.tuner import SptConfig
 
 pytestmark = [
@@ -67,9 +74,7 @@ class Network(nn.Module):
 
 
 def network(dtype: torch.dtype = torch.float32) -> Network:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Network().to(dtype).eval()
+    return seeded(Network, dtype=dtype)
 
 
 X = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
@@ -86,20 +91,12 @@ def tuned_network(dtype: torch.dtype = torch.float32, **options: Any) -> PeftMod
     return get_peft_model(network(dtype), config).eval()
 
 
-def state(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
 # -- weighted sums ----------------------------------------------------------------------------------------------------
 
 
 def three_adapters() -> PeftModel:
     """Adapters that overlap in every way: LoRA on LoRA, sparse on sparse, sparse on LoRA, whole on sparse."""
-    tuned = tuned_network(modules_to_save=["head"]).double()
+    tuned = tuned_network(torch.float64, modules_to_save=["head"])
     tuned.add_adapter("sparse", SptConfig(target_modules=TARGETS, r=0, num_sparse=5, **RANDOM))
     tuned.add_adapter(
         "wide", SptConfig(target_modules=TARGETS, r=4, rank_pattern={"fc2": 0}, num_sparse=9, modules_to_save=["head"])
@@ -107,28 +104,26 @@ def three_adapters() -> PeftModel:
     for parameter in tuned.base_model.model.head.modules_to_save.parameters():
         parameter.data.add_(torch.randn_like(parameter))
     tuned.add_adapter("fifth", SptConfig(target_modules=["norm", "fc2"], r=0, num_sparse=70, **RANDOM))
-    return tuned.double()
+    return tuned
 
 
 def test_a_weighted_sum_changes_every_weight_by_the_weighted_sum_of_the_changes() -> None:
     tuned = three_adapters()
     weights = {"default": 0.5, "sparse": -2.0, "wide": 1.5, "fifth": 0.25}
     expected: dict[str, torch.Tensor] = {}
-    base = state(tuned.base_model.model.double())
-    plain = network().double().state_dict()
+    base = state_of(tuned.base_model.model)
+    plain = network(torch.float64).state_dict()
     for name, weight in weights.items():
         merged = copy.deepcopy(tuned)
         merged.set_adapter(name)
         for key, value in merged.merge_and_unload().state_dict().items():
             expected[key] = expected.get(key, plain[key]) + weight * (value - plain[key])
     tuned.add_weighted_adapter(list(weights), list(weights.values()), "sum")
-    assert same(base, {key: value for key, value in state(tuned.base_model.model).items() if ".sum." not in key})
+    after = state_of(tuned.base_model.model)
+    assert_same_state(base, {key: value for key, value in after.items() if ".sum." not in key})
     tuned.set_adapter("sum")
-    output = tuned(X.double())
-    combined = tuned.merge_and_unload()
-    torch.testing.assert_close(combined(X.double()), output)
-    for key, value in combined.state_dict().items():
-        torch.testing.assert_close(value, expected[key], msg=key)
+    combined = assert_merged_equals_unmerged(tuned, X.double())
+    torch.testing.assert_close(combined.state_dict(), expected)
 
 
 def test_a_weighted_sum_unites_sparse_sets_and_adds_ranks() -> None:
@@ -145,7 +140,7 @@ def test_a_weighted_sum_is_saved_and_loaded_like_any_adapter(tmp_path: Path) -> 
     tuned.add_weighted_adapter(["default", "sparse", "fifth"], [1.0, 0.5, 2.0], "sum")
     tuned.set_adapter("sum")
     tuned.save_pretrained(tmp_path, selected_adapters=["sum"])
-    loaded = PeftModel.from_pretrained(network().double(), tmp_path / "sum").double().eval()
+    loaded = PeftModel.from_pretrained(network(torch.float64), tmp_path / "sum").double().eval()
     torch.testing.assert_close(loaded(X.double()), tuned(X.double()))
 
 
@@ -162,17 +157,14 @@ def test_a_weighted_sum_is_saved_and_loaded_like_any_adapter(tmp_path: Path) -> 
 def test_a_weighted_sum_that_makes_no_sense_is_refused(arguments: tuple[Any, ...], match: str) -> None:
     tuned = tuned_network()
     tuned.add_adapter("sparse", SptConfig(target_modules=["fc1"], r=0))
-    before = state(tuned)
-    with pytest.raises(ArgumentError, match=match):
+    with untouched(tuned), pytest.raises(ArgumentError, match=match):
         tuned.add_weighted_adapter(*arguments)
-    assert same(before, state(tuned))
 
 
 def test_a_weighted_sum_of_adapter_modules_is_refused() -> None:
     tuned = tuned_network(structured_type="adapter")
-    with pytest.raises(MergeError, match="is not linear and has no weighted sum"):
+    with untouched(tuned), pytest.raises(MergeError, match="is not linear and has no weighted sum"):
         tuned.add_weighted_adapter(["default"], [1.0], "sum")
-    assert list(tuned.peft_config) == ["default"]
 
 
 # -- merging, exactly -------------------------------------------------------------------------------------------------
@@ -183,42 +175,13 @@ def test_a_weighted_sum_of_adapter_modules_is_refused() -> None:
 def test_unmerging_restores_every_weight_bit_for_bit_whatever_the_allocation(
     seed: int, half: bool, adapters: int
 ) -> None:
-    base = network(torch.bfloat16 if half else torch.float32)
-    before = state(base)
-    generator = torch.Generator().manual_seed(seed)
-    tuned = get_peft_model(base, SptConfig.from_allocation(random_allocation(base, generator), **RANDOM))
+    dtype = torch.bfloat16 if half else torch.float32
+    tuned = tune(network(dtype), random_allocation(network(), seed))
     names = ["default", "second", "third"][:adapters]
-    for name in names[1:]:
-        allocation = random_allocation(network(), generator)
-        tuned.add_adapter(name, SptConfig.from_allocation(allocation, **RANDOM))
-    whole = state(tuned)
-    tuned.base_model.merge_adapter(names)
-    tuned.base_model.unmerge_adapter()
-    assert same(whole, state(tuned))
-    assert same(before, state(tuned.unload()))
-
-
-def random_allocation(model: nn.Module, generator: torch.Generator) -> Allocation:
-    """Every site tuned in a random way, or not at all."""
-    outline = outline_model(model)
-    structured, vectors, sparse = [], [], {}
-    for site in outline.sites:
-        turn = int(torch.randint(3, (), generator=generator))
-        if turn == 0 and site.kind == "matrix":
-            structured.append(site.id)
-        elif turn == 0 and site.kind == "vector":
-            vectors.append(site.id)
-        elif turn == 1:
-            count = 1 + int(torch.randint(site.numel, (), generator=generator))
-            sparse[site.id] = torch.randperm(site.numel, generator=generator)[:count].sort().values
-    return Allocation(
-        outline=outline,
-        structured=dict.fromkeys(structured, 2),
-        vectors=tuple(vectors),
-        sparse=sparse,
-        structured_type="lora",
-        always_trained=tuple(outline.always_trained),
-    )
+    for number, name in enumerate(names[1:], 1):
+        add(tuned, random_allocation(network(), seed + number), name)
+    assert_unmerging_restores(tuned, adapters=names)
+    assert_unloading_restores(tuned, network(dtype))
 
 
 def test_disabling_while_merged_gives_the_base_output() -> None:
@@ -246,12 +209,11 @@ def test_a_half_precision_base_runs_and_trains(form: str, dtype: torch.dtype, au
     config = SptConfig(target_modules=["fc1", "fc2"], **FORMS[form], **RANDOM)
     tuned = get_peft_model(network(dtype), config, autocast_adapter_dtype=autocast_adapter_dtype)
     output = tuned(X.to(dtype))
-    output.float().square().sum().backward()
     wanted = torch.float32 if autocast_adapter_dtype else dtype
-    trained = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
     assert output.dtype == dtype
-    assert {parameter.dtype for parameter in trained} == {wanted}
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in trained)
+    assert {parameter.dtype for parameter in trained(tuned).values()} == {wanted}
+    gradients = gradients_of(tuned, lambda: tuned(X.to(dtype)).float().square().sum())
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
     full = get_peft_model(network(), SptConfig(target_modules=["fc1", "fc2"], **FORMS[form], **RANDOM))
     full.load_state_dict({name: value.float() for name, value in tuned.state_dict().items()}, strict=False)
     torch.testing.assert_close(output.float(), full(X), rtol=0.05, atol=0.05)
@@ -261,16 +223,17 @@ def test_a_half_precision_base_runs_and_trains(form: str, dtype: torch.dtype, au
 def test_autocast_gives_nearly_the_same_gradients(form: str) -> None:
     tuned = tuned_network(target_modules=["fc1", "fc2"], rank_pattern={}, **FORMS[form])
 
-    def gradients(enabled: bool) -> list[torch.Tensor]:
-        tuned.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            loss = tuned(X).float().square().sum()
-        loss.backward()
-        return [parameter.grad for parameter in tuned.parameters() if parameter.requires_grad]
+    def gradients(enabled: bool) -> dict[str, torch.Tensor]:
+        def loss() -> torch.Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                return tuned(X).float().square().sum()
 
-    for half, full in zip(gradients(True), gradients(False), strict=True):
-        assert half.dtype == torch.float32
-        assert (half - full).norm() < 0.1 * full.norm() + 1e-3
+        return gradients_of(tuned, loss)
+
+    half, full = gradients(True), gradients(False)
+    for name, gradient in half.items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - full[name]).norm() < 0.1 * full[name].norm() + 1e-3
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -287,7 +250,7 @@ def test_an_instance_of_a_half_merged_pickle_is_complete() -> None:
     twin = pickle.loads(pickle.dumps(tuned))
     twin.unmerge_adapter()
     tuned.unmerge_adapter()
-    assert same(state(tuned), state(twin))
+    assert_same_state(tuned, twin)
 
 
 # -- looking at it ----------------------------------------------------------------------------------------------------
@@ -304,7 +267,7 @@ def test_the_status_of_model_and_layers_is_regular() -> None:
     )
     assert status.available_adapters == ["default", "other"]
     assert status.merged_adapters == []
-    assert status.trainable_params == sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    assert status.trainable_params == count_trained(tuned)
     assert {layer.name for layer in get_layer_status(tuned)} >= {"model.fc1", "model.fc2", "model.conv"}
     tuned.merge_adapter()
     assert get_model_status(tuned).merged_adapters == ["default"]
@@ -315,6 +278,22 @@ def test_the_status_of_model_and_layers_is_regular() -> None:
 def test_exclude_modules_leaves_modules_out() -> None:
     tuned = tuned_network(target_modules=r".*fc\d", exclude_modules=["fc2"], rank_pattern={})
     assert tuned.targeted_module_names == ["fc1"]
+
+
+@pytest.mark.parametrize("field", ["target_modules", "exclude_modules"])
+def test_a_list_of_modules_is_a_set_and_is_one_again_after_saving(tmp_path: Path, field: str) -> None:
+    """As PEFT's own test of its configurations, `test_save_pretrained_with_target_modules`."""
+    config = SptConfig(**{field: ["a", "list", "a"]})
+    assert getattr(config, field) == {"a", "list"}
+    config.save_pretrained(tmp_path)
+    loaded = SptConfig.from_pretrained(tmp_path)
+    assert getattr(loaded, field) == {"a", "list"}
+    assert loaded.to_dict() == config.to_dict()
+
+
+def test_a_regular_expression_of_modules_stays_one(tmp_path: Path) -> None:
+    SptConfig(target_modules=r".*fc\d").save_pretrained(tmp_path)
+    assert SptConfig.from_pretrained(tmp_path).target_modules == r".*fc\d"
 
 
 def test_switching_and_deleting_adapters_changes_what_is_active() -> None:
@@ -346,10 +325,8 @@ def test_what_peft_offers_to_its_own_methods_only_is_refused_clearly(tmp_path: P
 @pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT warns too, but does not refuse
 def test_a_module_that_carries_another_methods_adapter_is_refused_and_the_model_is_left_alone() -> None:
     base = get_peft_model(network(), peft.LoraConfig(target_modules=["fc2"])).base_model.model
-    before = state(base)
-    with pytest.raises(ModelError, match="already carries an adapter of another method"):
+    with untouched(base), pytest.raises(ModelError, match="already carries an adapter of another method"):
         get_peft_model(base, SptConfig(target_modules=["fc1", "fc2"], r=2))
-    assert same(before, state(base))
 
 
 # -- layers that are never called -------------------------------------------------------------------------------------
@@ -414,9 +391,7 @@ def tiny_bert() -> BertForSequenceClassification:
         vocab_size=32, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
         max_position_embeddings=16, num_labels=3,
     )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return BertForSequenceClassification(config).eval()
+    return seeded(lambda: BertForSequenceClassification(config))
 
 
 def tiny_vit() -> ViTForImageClassification:
@@ -424,9 +399,7 @@ def tiny_vit() -> ViTForImageClassification:
         hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4,
         num_labels=3,
     )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return ViTForImageClassification(config).eval()
+    return seeded(lambda: ViTForImageClassification(config))
 
 
 TOKENS = torch.randint(0, 32, (4, 6), generator=torch.Generator().manual_seed(0))
@@ -441,7 +414,7 @@ def test_transformers_adds_saves_and_loads_an_adapter(tmp_path: Path, name: str,
     build, inputs = TRANSFORMERS[name]
     model = build()
     if from_allocation:
-        allocation = random_allocation(model, torch.Generator().manual_seed(2))
+        allocation = random_allocation(model, 2)
         config = SptConfig.from_allocation(allocation, modules_to_save=None, **RANDOM)
     else:
         query, value = ("query", "value") if name == "bert" else ("q_proj", "v_proj")
@@ -465,7 +438,7 @@ def test_the_trainer_resumes_from_a_checkpoint_with_the_same_result(tmp_path: Pa
     def trained(folder: Path, *, stop: int | None, resume: bool) -> PeftModel:
         torch.manual_seed(0)
         base = tiny_bert()
-        allocation = random_allocation(base, torch.Generator().manual_seed(2))
+        allocation = random_allocation(base, 2)
         tuned = get_peft_model(base, SptConfig.from_allocation(allocation, dropout=0.0, drop_path=0.0))
         arguments = TrainingArguments(
             output_dir=str(folder), max_steps=stop or 4, save_steps=2, per_device_train_batch_size=2, report_to=[],
@@ -494,10 +467,7 @@ def test_an_adapter_goes_to_a_hub_and_comes_back(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(hub, "hf_api", lambda: api)
     monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *args, **kwargs: ModelCard("# tuned"))
     monkeypatch.setattr(hub.PushToHubMixin, "_upload_modified_files", push)
-    tuned = get_peft_model(
-        tiny_bert(),
-        SptConfig.from_allocation(random_allocation(tiny_bert(), torch.Generator().manual_seed(2)), **RANDOM),
-    ).eval()
+    tuned = tune(tiny_bert(), random_allocation(tiny_bert(), 2))
     tuned.push_to_hub("me/tuned")
     folder = tmp_path / "hub" / "me" / "tuned"
     assert {path.name for path in folder.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors", "README.md"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,14 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from peft import PeftModel, get_peft_model
+from model_properties import (
+    assert_gradients_follow,
+    assert_merged_equals_unmerged,
+    assert_unmerging_restores,
+    untouched,
+    write_dense,
+)
+from peft import get_peft_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from transformers import (
@@ -29,6 +35,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from tuned_models import count_trained, gradients_of, make_allocation, seeded, tune
 
 from sensitune.allocation import Allocation, allocate
 from sensitune.errors import ModelError
@@ -136,12 +143,7 @@ def batch_for(kind: str) -> Any:
 
 
 def build(family: str) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = FAMILIES[family][0]().double().eval()
-        for parameter in model.parameters():  # nothing may hide behind a zero, a one or a tiny weight
-            parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    return seeded(FAMILIES[family][0], noise=0.1, dtype=torch.float64)
 
 
 def loss_of(model: nn.Module, batch: Any) -> torch.Tensor:
@@ -153,12 +155,6 @@ def loss_of(model: nn.Module, batch: Any) -> torch.Tensor:
 def allocation_for(family: str, tau: int = 400) -> Allocation:
     sensitivity = estimate_sensitivity(build(family), [batch_for(FAMILIES[family][1])], num_batches=1)
     return allocate(sensitivity, tau=tau, structured="lora", rank=2, alpha=30.0, beta=5.0)
-
-
-def tuned(family: str, allocation: Allocation) -> PeftModel:
-    """A tuned model whose every value is random."""
-    config = SptConfig.from_allocation(allocation, init_weights=False)
-    return get_peft_model(build(family), config).double().eval()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -180,36 +176,18 @@ def test_grouped_query_attention_has_smaller_keys_and_values(family: str) -> Non
 def test_from_sensitivity_to_merge_everything_is_exact(family: str) -> None:
     batch = batch_for(FAMILIES[family][1])
     allocation = allocation_for(family)
-    model = tuned(family, allocation)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert trained == allocation.trainable_params + allocation.head_params
-    loss = loss_of(model, batch)
-    loss.backward()
-    merged = copy.deepcopy(model).merge_and_unload().requires_grad_(True)
-    reference = loss_of(merged, batch)
-    reference.backward()
-    torch.testing.assert_close(loss, reference)
-    compare_gradients(model, merged, allocation)
-
-
-def compare_gradients(model: PeftModel, merged: nn.Module, allocation: Allocation) -> None:
-    """Every trained value's gradient equals what the chain rule makes of the merged model's dense gradient."""
-    sites = {site.id: site for site in allocation.outline.sites}
-    for site_id, roles in model.base_model.site_parameters().items():
-        if site_id not in sites:
-            torch.testing.assert_close(roles["whole"].grad, merged.get_parameter(site_id).grad, msg=site_id)
-            continue
-        dense = sites[site_id].of(merged.get_parameter(sites[site_id].parameter).grad)
-        if "whole" in roles:
-            torch.testing.assert_close(roles["whole"].grad, dense, msg=site_id)
-        elif "sparse" in roles:
-            expected = dense.flatten()[allocation.sparse[site_id]]
-            torch.testing.assert_close(roles["sparse"].grad, expected, msg=site_id)
-        else:
-            oriented = dense.T if sites[site_id].transposed else dense
-            oriented = oriented.flatten(1)
-            torch.testing.assert_close(roles["up"].grad, oriented @ roles["down"].flatten(1).T, msg=site_id)
-            torch.testing.assert_close(roles["down"].grad.flatten(1), roles["up"].T @ oriented, msg=site_id)
+    model, plain = tune(build(family), allocation), build(family).requires_grad_(True)
+    assert count_trained(model) == allocation.trainable_params + allocation.head_params
+    write_dense(plain, model, allocation)
+    losses = [loss_of(each, batch) for each in (model, plain)]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(*losses)
+    assert_gradients_follow(model, plain, allocation)
+    inputs = batch if isinstance(batch, dict) else batch[0]
+    assert_unmerging_restores(model, inputs)
+    merged = assert_merged_equals_unmerged(model, inputs)
+    torch.testing.assert_close(dict(merged.named_parameters()), dict(plain.named_parameters()), check_stride=False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -217,21 +195,18 @@ def test_an_adapter_module_trains_where_a_lora_would(family: str) -> None:
     batch = batch_for(FAMILIES[family][1])
     sensitivity = estimate_sensitivity(build(family), [batch], num_batches=1)
     allocation = allocate(sensitivity, tau=400, structured="adapter", rank=2, alpha=30.0)
-    model = tuned(family, allocation)
-    loss_of(model.train(), batch).backward()  # also: no layer is left uncalled
+    model = tune(build(family), allocation).train()
     assert allocation.structured
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert gradients_of(model, lambda: loss_of(model, batch))  # also: no layer is left uncalled
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "timm vit"])
 def test_gradient_checkpointing_does_not_change_the_gradients(family: str) -> None:
     batch = batch_for(FAMILIES[family][1])
-    model = tuned(family, allocation_for(family))
+    model = tune(build(family), allocation_for(family))
 
-    def gradients() -> list[torch.Tensor]:
-        model.zero_grad()
-        loss_of(model, batch).backward()
-        return [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    def gradients() -> dict[str, torch.Tensor]:
+        return gradients_of(model, lambda: loss_of(model, batch))
 
     plain = gradients()
     model.train()
@@ -257,11 +232,8 @@ def test_gradient_checkpointing_does_not_change_the_gradients(family: str) -> No
 )
 def test_a_lora_on_a_weight_that_its_parent_reads_is_refused_and_nothing_changes(family: str, layer: str) -> None:
     base = build(family)
-    before = [(name, parameter.requires_grad) for name, parameter in base.named_parameters()]
-    with pytest.raises(ModelError, match="reads the weight itself and never calls the layer"):
+    with untouched(base), pytest.raises(ModelError, match="reads the weight itself and never calls the layer"):
         get_peft_model(base, SptConfig(target_modules=["fc1", "linear1", layer], r=2))
-    assert [(name, parameter.requires_grad) for name, parameter in base.named_parameters()] == before
-    assert not hasattr(base, "peft_config")
 
 
 def test_a_quantised_linear_is_refused_by_name() -> None:
@@ -273,16 +245,16 @@ def test_a_quantised_linear_is_refused_by_name() -> None:
             self.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
 
     model = nn.Sequential(nn.Linear(4, 4), Linear4bit())
-    with pytest.raises(ModelError, match=r"`1` is a Linear4bit with torch.uint8 weights; quantised layers"):
+    message = r"`1` is a Linear4bit with torch.uint8 weights; quantised layers"
+    with untouched(model), pytest.raises(ModelError, match=message):
         get_peft_model(model, SptConfig(target_modules=["0", "1"], r=2))
-    assert type(model[0]) is nn.Linear
 
 
 def test_a_tied_embedding_is_frozen_by_default_and_tuning_it_is_refused() -> None:
     model = build("gpt2")
     outline = outline_model(model, include=["transformer.wte.weight"])
     site = next(site for site in outline.sites if site.id == "transformer.wte.weight")
-    allocation = Allocation(outline=outline, structured={}, vectors=(), sparse={site.id: torch.arange(4)})
-    with pytest.raises(ModelError, match=r"`transformer.wte.weight` is tied to `lm_head.weight`"):
+    allocation = make_allocation(outline, sparse={site.id: torch.arange(4)})
+    with untouched(model), pytest.raises(ModelError, match=r"`transformer.wte.weight` is tied to `lm_head.weight`"):
         get_peft_model(model, SptConfig.from_allocation(allocation))
     assert "transformer.wte.weight" not in {site.id for site in outline_model(model).sites}

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import PeftModel, get_peft_model
+import tuned_models
+from model_properties import dense_weights
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
+from tuned_models import make_allocation, seeded, trained, tune
 
 from sensitune.allocation import Allocation
 from sensitune.sites import outline_model
-from sensitune.tuner import SptConfig
 
 PROCESSES = 2
 
@@ -42,36 +44,29 @@ class Network(nn.Module):
         return self.head(self.norm(x))
 
 
-def tuned_network(calls: int = 1) -> PeftModel:
+def network(calls: int = 1) -> Network:
+    return seeded(lambda: Network(calls), dtype=torch.float64)
+
+
+def allocation() -> Allocation:
     """LoRA and sparse biases on `fc1`, sparse entries on `fc2`, one vector of the norm whole, the other sparse."""
-    torch.manual_seed(0)
-    model = Network(calls).double()
-    outline = outline_model(model)
-    allocation = Allocation(
-        outline=outline,
-        structured={"fc1.weight": 2},
-        vectors=("norm.weight", "fc2.bias"),
-        sparse={
-            "fc1.bias": torch.tensor([1, 7]),
-            "fc2.weight": torch.tensor([0, 3, 15, 27, 99, 143]),
-            "norm.bias": torch.tensor([2]),
-        },
-        structured_type="lora",
-    )
-    tuned = get_peft_model(model, SptConfig.from_allocation(allocation, dropout=0.0, drop_path=0.0))
-    for parameter in trained(tuned).values():  # away from the identity, where half of the gradients are zero
-        parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    return tuned.double()
+    sparse = {
+        "fc1.bias": torch.tensor([1, 7]),
+        "fc2.weight": torch.tensor([0, 3, 15, 27, 99, 143]),
+        "norm.bias": torch.tensor([2]),
+    }
+    vectors = "norm.weight", "fc2.bias"
+    return make_allocation(outline_model(network()), modules={"fc1.weight": 2}, vectors=vectors, sparse=sparse)
 
 
-def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+def tuned_network(calls: int = 1) -> PeftModel:
+    return tune(network(calls), allocation(), dropout=0.0, drop_path=0.0)
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The gradients that are there, of everything that trains."""
     found = {name: parameter.grad for name, parameter in trained(model).items()}
-    assert all(gradient is not None for gradient in found.values())
-    return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
+    return {name: gradient.clone() for name, gradient in found.items()}  # type: ignore[union-attr]  # None fails
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,30 +76,14 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 
 def dense_gradients(model: PeftModel) -> dict[str, torch.Tensor]:
     """The same gradients from plain torch: a dense weight for each call, built from the trained values."""
-    parameters = {
-        (site, role): parameter
-        for site, roles in model.base_model.site_parameters().items()
-        for role, parameter in roles.items()
-    }
-    base = Network(model.base_model.model.calls).double()
-    torch.manual_seed(0)
-    weights = {name: weight.detach() for name, weight in Network().double().named_parameters()}
-    for (site, role), parameter in parameters.items():
-        if role == "up":
-            weights[site] = weights[site] + parameter @ parameters[site, "down"]
-        elif role == "whole":
-            weights[site] = weights[site] + parameter
-        elif role == "sparse":
-            index = model.peft_config["default"].sparse_indices[site]
-            delta = torch.zeros(weights[site].numel(), dtype=torch.float64).index_add(0, index, parameter)
-            weights[site] = weights[site] + delta.view(weights[site].shape)
+    base = network(model.base_model.model.calls)
+    weights = dense_weights(base, model.base_model.site_parameters(), allocation())
     head = model.base_model.model.head.modules_to_save["default"]
-    weights["head.weight"], weights["head.bias"] = head.weight, head.bias
     x, y = data()
+    weights |= {f"head.{name}": value for name, value in head.named_parameters()}
     loss = F.cross_entropy(torch.func.functional_call(base, weights, (x,)), y)
-    names = {id(parameter): name for name, parameter in trained(model).items()}
-    leaves = list(trained(model).values())
-    return {names[id(leaf)]: g for leaf, g in zip(leaves, torch.autograd.grad(loss, leaves), strict=True)}
+    leaves = trained(model)
+    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
 def backward(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
@@ -180,7 +159,9 @@ def train_distributed(rank: int, folder: Path) -> None:
 
 def test_two_processes_get_the_gradients_of_one(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", __file__]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    support = str(Path(tuned_models.__file__).parent)
+    paths = os.pathsep.join([support, os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     workers = [
         subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
         for rank in range(PROCESSES)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import PeftModel, get_peft_model
+from model_properties import assert_merged_equals_unmerged, assert_reload_equals, assert_unmerging_restores
+from peft import get_peft_model
 from torch import nn
+from tuned_models import count_trained, make_allocation, seeded, trained, tune
 
 from sensitune.allocation import Allocation, allocate
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
@@ -51,9 +53,7 @@ class Small(nn.Module):
 
 
 def small(dtype: torch.dtype = torch.float64) -> Small:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Small().to(dtype).eval()
+    return seeded(Small, dtype=dtype)
 
 
 INPUTS = torch.randn(5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -74,21 +74,8 @@ def allocations(draw: Callable[..., object], structured: tuple[str, ...] = ("lor
         elif way == "sparse":
             chosen = draw(st.sets(st.integers(0, site.numel - 1), min_size=1, max_size=9))
             sparse[site.id] = torch.tensor(sorted(chosen))
-    return Allocation(
-        outline=OUTLINE,
-        structured=modules,
-        vectors=tuple(vectors),
-        sparse=sparse,
-        structured_type=draw(st.sampled_from(structured)),
-        always_trained=tuple(OUTLINE.always_trained),
-    )
-
-
-def tuned(allocation: Allocation, dtype: torch.dtype = torch.float64) -> PeftModel:
-    """A tuned model whose every trained value is random."""
-    torch.manual_seed(1)
-    model = get_peft_model(small(dtype), SptConfig.from_allocation(allocation, init_weights=False))
-    return model.to(dtype).eval()
+    kind = draw(st.sampled_from(structured))
+    return make_allocation(OUTLINE, modules=modules, vectors=vectors, sparse=sparse, structured=kind)
 
 
 def scored(model: nn.Module) -> Sensitivity:
@@ -98,39 +85,26 @@ def scored(model: nn.Module) -> Sensitivity:
 @settings(max_examples=30, deadline=None)
 @given(allocation=allocations())
 def test_the_model_trains_exactly_what_the_allocation_says_and_the_head(allocation: Allocation) -> None:
-    trained = sum(parameter.numel() for parameter in tuned(allocation).parameters() if parameter.requires_grad)
-    assert trained == allocation.trainable_params + allocation.head_params
+    assert count_trained(tune(small(), allocation)) == allocation.trainable_params + allocation.head_params
 
 
 @settings(max_examples=25, deadline=None)
 @given(allocation=allocations(structured=("lora",)))
 def test_merged_equals_unmerged(allocation: Allocation) -> None:
-    model = tuned(allocation)
-    expected = model(INPUTS)
-    torch.testing.assert_close(model.merge_and_unload()(INPUTS), expected)
+    assert_merged_equals_unmerged(tune(small(), allocation), INPUTS)
 
 
 @settings(max_examples=25, deadline=None)
 @given(allocation=allocations(structured=("lora",)), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
 def test_unmerging_restores_every_weight_bit_for_bit(allocation: Allocation, dtype: torch.dtype) -> None:
-    model = tuned(allocation, dtype)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    model.merge_adapter()
-    model.unmerge_adapter()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert_unmerging_restores(tune(small(dtype), allocation).to(dtype))
 
 
 @settings(max_examples=15, deadline=None)
 @given(allocation=allocations())
 def test_a_saved_and_loaded_adapter_gives_the_same_output(allocation: Allocation) -> None:
-    model = tuned(allocation)
     with TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        loaded = PeftModel.from_pretrained(small(), folder).double().eval()
-    values = model.state_dict()
-    assert all(torch.equal(value, values[name]) for name, value in loaded.state_dict().items())
-    # Not equal bit for bit: BLAS rounds by where in memory its operands lie.
-    torch.testing.assert_close(loaded(INPUTS), model(INPUTS))
+        assert_reload_equals(tune(small(), allocation), small(), folder, INPUTS)
 
 
 @settings(max_examples=15, deadline=None)
@@ -139,11 +113,11 @@ def test_an_allocation_survives_its_file_and_trains_the_same_places(allocation: 
     with TemporaryDirectory() as folder:
         allocation.save(Path(folder) / "allocation.safetensors")
         loaded = Allocation.load(Path(folder) / "allocation.safetensors")
-    names = {
-        name: parameter.shape for name, parameter in tuned(allocation).named_parameters() if parameter.requires_grad
-    }
-    again = {name: parameter.shape for name, parameter in tuned(loaded).named_parameters() if parameter.requires_grad}
-    assert names == again
+    shapes, again = (
+        {name: parameter.shape for name, parameter in trained(tune(small(), each)).items()}
+        for each in (allocation, loaded)
+    )
+    assert shapes == again
 
 
 @settings(max_examples=25, deadline=None)
@@ -151,8 +125,7 @@ def test_an_allocation_survives_its_file_and_trains_the_same_places(allocation: 
 def test_the_tuned_model_costs_the_budget(budget: int) -> None:
     allocation = allocate(scored(small()), budget=budget, rank=1)
     model = get_peft_model(small(), SptConfig.from_allocation(allocation))
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert trained - allocation.head_params == budget
+    assert count_trained(model) - allocation.head_params == budget
 
 
 @pytest.mark.parametrize("budget", [20, 60, 130])

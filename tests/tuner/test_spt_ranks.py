@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import PeftModel, get_peft_model
+from model_properties import assert_merged_equals_unmerged, assert_reload_equals, assert_unmerging_restores
+from peft import PeftModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+from tuned_models import add, count_trained, make_allocation, seeded, tune
 
 from sensitune.allocation import Allocation
 from sensitune.sites import outline_model
-from sensitune.tuner import SptConfig
 from sensitune.tuner.kernels._low_rank import draw_kept
 
 INPUTS = torch.randn(5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -38,28 +39,19 @@ class Attention(nn.Module):
 
 
 def attention(transposed: bool = False) -> Attention:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Attention(transposed).double().eval()
+    return seeded(lambda: Attention(transposed), dtype=torch.float64)
 
 
 def allocation(structured: str = "lora", shift: int = 0, transposed: bool = False) -> Allocation:
     """Ranks 1, 4 and 2 on q, k and v, each `shift` more; rank 3 on the convolution."""
     outline = outline_model(attention(transposed))
     ranks = {site.id: RANKS[site.operation] + shift for site in outline.sites if site.id.startswith("qkv.weight")}
-    return Allocation(
-        outline=outline,
-        structured={**ranks, "mix.weight": 3},
-        vectors=(),
-        sparse={"qkv.bias[q]": torch.tensor([2])},
-        structured_type=structured,  # type: ignore[arg-type]
-    )
+    modules = {**ranks, "mix.weight": 3}
+    return make_allocation(outline, modules=modules, sparse={"qkv.bias[q]": torch.tensor([2])}, structured=structured)
 
 
 def tuned(one: Allocation, transposed: bool = False, **options: object) -> PeftModel:
-    torch.manual_seed(1)
-    config = SptConfig.from_allocation(one, init_weights=False, **options)  # type: ignore[arg-type]
-    return get_peft_model(attention(transposed), config).double().eval()
+    return tune(attention(transposed), one, **options)
 
 
 def dense_change(model: PeftModel, operation: str, transposed: bool) -> torch.Tensor:
@@ -78,9 +70,8 @@ def test_every_module_gets_its_own_rank_and_the_model_trains_what_the_allocation
     model = tuned(one)
     ranks = {site: len(roles["down"]) for site, roles in model.base_model.site_parameters().items() if "down" in roles}
     assert ranks == one.structured
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     biases = 4 * 6 if structured == "adapter" else 0
-    assert trained == one.trainable_params == (1 + 4 + 2 + 3) * SIZES[structured] + biases + 1
+    assert count_trained(model) == one.trainable_params == (1 + 4 + 2 + 3) * SIZES[structured] + biases + 1
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -114,10 +105,7 @@ def test_output_and_gradients_equal_those_of_dense_changes(transposed: bool, dro
 
 @pytest.mark.parametrize("structured", ["lora", "adapter"])
 def test_a_saved_adapter_keeps_each_rank(tmp_path: Path, structured: str) -> None:
-    model = tuned(allocation(structured))
-    model.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(attention(), tmp_path).double().eval()
-    torch.testing.assert_close(loaded(INPUTS), model(INPUTS))  # without gradients, torch convolves another way
+    loaded = assert_reload_equals(tuned(allocation(structured)), attention(), tmp_path, INPUTS)
     assert loaded.base_model.site_parameters()["qkv.weight[k]"]["down"].shape == (4, 6)
     assert "rank 1 to 4" in (tmp_path / "README.md").read_text()
 
@@ -125,26 +113,17 @@ def test_a_saved_adapter_keeps_each_rank(tmp_path: Path, structured: str) -> Non
 @pytest.mark.parametrize("transposed", [False, True])
 def test_merging_and_unmerging_are_exact(transposed: bool) -> None:
     model = tuned(allocation(transposed=transposed), transposed)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    expected = model(INPUTS)
-    model.merge_adapter()
-    torch.testing.assert_close(model(INPUTS), expected)
-    model.unmerge_adapter()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    torch.testing.assert_close(model.merge_and_unload()(INPUTS), expected)
+    assert_unmerging_restores(model, INPUTS)
+    assert_merged_equals_unmerged(model, INPUTS)
 
 
 def test_adapters_of_different_ranks_add_and_combine() -> None:
     model = tuned(allocation())
-    model.add_adapter("other", SptConfig.from_allocation(allocation(shift=2), init_weights=False))
-    model = model.double().eval()
+    add(model, allocation(shift=2))
     model.base_model.add_weighted_adapter(["default", "other"], [0.5, -2.0], "sum")
     sites = [model.base_model.site_parameters(name) for name in ("default", "other", "sum")]
     for site in SLICES:
         first, second, both = (found[site]["up"] @ found[site]["down"] for found in sites)
         torch.testing.assert_close(both, 0.5 * first - 2.0 * second)
     assert sites[2]["qkv.weight[k]"]["down"].shape == (4 + 6, 6)
-    model.base_model.set_adapter(["default", "other"])
-    stacked = model(INPUTS)
-    model.base_model.merge_adapter(["default", "other"])
-    torch.testing.assert_close(model(INPUTS), stacked)
+    assert_unmerging_restores(model, INPUTS, adapters=["default", "other"])

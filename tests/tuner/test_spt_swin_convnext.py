@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import copy
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from model_properties import (
+    assert_gradients_follow,
+    assert_merged_equals_unmerged,
+    assert_reload_equals,
+    assert_unloading_restores,
+    assert_unmerging_restores,
+    untouched,
+    write_dense,
+)
 from peft import PeftModel, get_peft_model
 from timm.models.convnext import ConvNeXt
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
+from tuned_models import count_trained, mixed_allocation, seeded, trained, tune
 
 from sensitune.allocation import Allocation, allocate
 from sensitune.errors import MergeError
 from sensitune.sensitivity import estimate_sensitivity
-from sensitune.sites import Site, outline_model
+from sensitune.sites import Site
 from sensitune.tuner import SptConfig
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -46,61 +54,11 @@ Make = Callable[[], nn.Module]
 
 
 def base_of(make: Make) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = make().double()
-        for parameter in model.parameters():  # nothing may hide behind a zero or a one
-            parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
-
-
-def rotated_allocation(model: nn.Module, turn: int, structured: str) -> Allocation:
-    """Module or whole, sparse, untouched, by turns: over three turns every site is tuned in every way it can be."""
-    outline = outline_model(model)
-    by_operation: Counter[str] = Counter()
-    whole: list[Site] = []
-    sparse = {}
-    for site in outline.sites:
-        position = (by_operation[site.operation] + turn) % 3
-        by_operation[site.operation] += 1
-        if position == 1 or (site.kind == "tensor" and position == 0):
-            count = max(1, site.numel // 3)
-            sparse[site.id] = (
-                torch.randperm(site.numel, generator=torch.Generator().manual_seed(turn))[:count].sort().values
-            )
-        elif position == 0:
-            whole.append(site)
-    return Allocation(
-        outline=outline,
-        structured={site.id: 2 for site in whole if site.kind == "matrix"},
-        vectors=tuple(site.id for site in whole if site.kind == "vector"),
-        sparse=sparse,
-        structured_type=structured,
-        always_trained=tuple(outline.always_trained),
-    )
-
-
-def tune(model: nn.Module, allocation: Allocation) -> PeftModel:
-    config = SptConfig.from_allocation(allocation, init_weights=False)  # random, so that nothing is a zero
-    return get_peft_model(model, config).double().eval()
+    return seeded(make, noise=0.1, dtype=torch.float64)
 
 
 def roles_of(tuned: PeftModel) -> dict[str, dict[str, torch.Tensor]]:
     return tuned.base_model.site_parameters()
-
-
-def write_deltas(plain: nn.Module, tuned: PeftModel, allocation: Allocation) -> None:
-    """The slow, obvious reference: every delta written out densely into the plain model's weights."""
-    for site_id, roles in roles_of(tuned).items():
-        site = allocation.site(site_id)
-        weight = site.of(plain.get_parameter(site.parameter).data)
-        if "whole" in roles:
-            weight += roles["whole"].detach()
-        elif "sparse" in roles:
-            for index, value in zip(allocation.sparse[site_id].tolist(), roles["sparse"].tolist(), strict=True):
-                weight[tuple(int(each) for each in torch.unravel_index(torch.tensor(index), site.shape))] += value
-        elif allocation.structured_type == "lora":
-            weight += (roles["up"] @ roles["down"].flatten(1)).detach().view(site.shape)
 
 
 def hook_adapters(plain: nn.Module, tuned: PeftModel, allocation: Allocation) -> dict[str, dict[str, torch.Tensor]]:
@@ -138,48 +96,32 @@ def gradients(model: nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("turn", range(3))
 @pytest.mark.parametrize("make", FAMILIES)
 def test_lora_sparse_and_whole_values_equal_a_plain_model_with_their_dense_sum(make: Make, turn: int) -> None:
-    allocation = rotated_allocation(base_of(make), turn, "lora")
+    allocation = mixed_allocation(base_of(make), "lora", turn)
     tuned, plain = tune(base_of(make), allocation), base_of(make)
-    write_deltas(plain, tuned, allocation)
+    write_dense(plain, tuned, allocation)
     ours, expected = gradients(tuned), gradients(plain)
     torch.testing.assert_close(ours, expected)
-    for site_id, roles in roles_of(tuned).items():
-        site = allocation.site(site_id)
-        dense = site.of(plain.get_parameter(site.parameter).grad)
-        if "whole" in roles:
-            torch.testing.assert_close(roles["whole"].grad, dense)
-        elif "sparse" in roles:
-            torch.testing.assert_close(roles["sparse"].grad, dense.flatten()[allocation.sparse[site_id]])
-        else:
-            dense = dense.flatten(1)  # a 1×1 convolution's weight as a matrix
-            torch.testing.assert_close(roles["up"].grad, dense @ roles["down"].flatten(1).T)
-            torch.testing.assert_close(roles["down"].grad.flatten(1), roles["up"].T @ dense)
-    merged = tuned.merge_and_unload()
+    assert_gradients_follow(tuned, plain, allocation)
+    merged = assert_merged_equals_unmerged(tuned, IMAGES)
     assert type(merged) is type(plain)
     torch.testing.assert_close(dict(merged.named_parameters()), dict(plain.named_parameters()), check_stride=False)
-    torch.testing.assert_close(merged(IMAGES), expected)
 
 
 @pytest.mark.parametrize("turn", range(3))
 @pytest.mark.parametrize("make", FAMILIES)
 def test_adapters_equal_a_plain_model_with_adapters_as_hooks(make: Make, turn: int) -> None:
-    allocation = rotated_allocation(base_of(make), turn, "adapter")
+    allocation = mixed_allocation(base_of(make), "adapter", turn)
     tuned, plain = tune(base_of(make), allocation), base_of(make)
-    write_deltas(plain, tuned, allocation)
+    write_dense(plain, tuned, allocation)
     own = hook_adapters(plain, tuned, allocation)
     torch.testing.assert_close(gradients(tuned), gradients(plain))
     assert own
     for site_id, reference in own.items():
         for role, value in reference.items():
             torch.testing.assert_close(roles_of(tuned)[site_id][role].grad, value.grad, msg=f"{site_id} {role}")
-    for site_id, indices in allocation.sparse.items():
-        site = allocation.site(site_id)
-        dense = site.of(plain.get_parameter(site.parameter).grad).flatten()
-        torch.testing.assert_close(roles_of(tuned)[site_id]["sparse"].grad, dense[indices])
-    before = {name: value.clone() for name, value in tuned.state_dict().items()}
-    with pytest.raises(MergeError, match="has an Adapter, which is not linear and cannot be merged"):
+    assert_gradients_follow(tuned, plain, allocation)  # of everything but the Adapters
+    with untouched(tuned), pytest.raises(MergeError, match="has an Adapter, which is not linear and cannot be merged"):
         tuned.merge_and_unload()
-    assert all(torch.equal(value, before[name]) for name, value in tuned.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -205,7 +147,7 @@ def test_adapters_equal_a_plain_model_with_adapters_as_hooks(make: Make, turn: i
 def test_the_turns_above_tune_every_operation_in_every_way(make: Make, expected: dict[str, str]) -> None:
     ways: dict[str, set[str]] = {}
     for turn in range(3):
-        allocation = rotated_allocation(base_of(make), turn, "lora")
+        allocation = mixed_allocation(base_of(make), "lora", turn)
         for row in allocation.table():
             found = ways.setdefault(f"{row.operation} {row.kind}", set())
             found |= {row.tuning} - {"frozen"}  # the third turn
@@ -224,42 +166,31 @@ def test_a_budget_is_spent_exactly_over_all_stages(make: Make, structured: str) 
     sensitivity = estimate_sensitivity(model, [(IMAGES, LABELS)])
     allocation = allocate(sensitivity, budget=900, structured=structured, rank=2)
     tuned = get_peft_model(base_of(make), SptConfig.from_allocation(allocation))
-    trained = sum(parameter.numel() for parameter in tuned.parameters() if parameter.requires_grad)
-    assert trained - allocation.head_params == allocation.trainable_params == 900
+    assert count_trained(tuned) - allocation.head_params == allocation.trainable_params == 900
     stages = {site_id.split(".")[1] for site_id in (*allocation.structured, *allocation.vectors, *allocation.sparse)}
     assert len(stages & set("0123")) >= 2
 
 
 @pytest.mark.parametrize("make", FAMILIES)
 def test_disabling_unmerging_and_unloading_restore_the_base_bit_for_bit(make: Make) -> None:
-    tuned = tune(base_of(make), rotated_allocation(base_of(make), 0, "lora"))
+    tuned = tune(base_of(make), mixed_allocation(base_of(make)))
     original, changed = base_of(make)(IMAGES), tuned(IMAGES)
     assert not torch.allclose(changed, original)
     with tuned.disable_adapter():
         assert torch.equal(tuned(IMAGES), original)
-    before = {name: value.clone() for name, value in tuned.state_dict().items()}
-    tuned.merge_adapter()
-    torch.testing.assert_close(tuned(IMAGES), changed)
-    tuned.unmerge_adapter()
-    assert all(torch.equal(value, before[name]) for name, value in tuned.state_dict().items())
-    unloaded, base = tuned.unload().state_dict(), base_of(make).state_dict()
-    assert all(torch.equal(value, base[name]) for name, value in unloaded.items())
+    assert_unmerging_restores(tuned, IMAGES)
+    assert_unloading_restores(tuned, base_of(make))
 
 
 @pytest.mark.parametrize("structured", ["lora", "adapter"])
 @pytest.mark.parametrize("make", FAMILIES)
 def test_a_trained_model_is_the_same_after_saving_and_loading(make: Make, structured: str, tmp_path: Path) -> None:
-    tuned = tune(base_of(make), rotated_allocation(base_of(make), 1, structured))
+    tuned = tune(base_of(make), mixed_allocation(base_of(make), structured, 1))
     tuned.train()
-    optimiser = torch.optim.AdamW([each for each in tuned.parameters() if each.requires_grad], lr=1e-2)
+    optimiser = torch.optim.AdamW(trained(tuned).values(), lr=1e-2)
     for _ in range(2):
         optimiser.zero_grad()
         gradients(tuned)
         optimiser.step()
-    tuned.eval().save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(base_of(make), tmp_path).eval()
-    torch.testing.assert_close(loaded(IMAGES), tuned(IMAGES))
-    frozen = {
-        name: value for name, value in copy.deepcopy(tuned).unload().state_dict().items() if "head.fc" not in name
-    }
-    assert all(torch.equal(value, base_of(make).state_dict()[name]) for name, value in frozen.items())
+    assert_reload_equals(tuned.eval(), base_of(make), tmp_path, IMAGES)
+    assert_unloading_restores(tuned, base_of(make), trained="head.fc")

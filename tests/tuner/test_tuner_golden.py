@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from peft import get_peft_model
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
+from tuned_models import count_trained
 
 import sensitune
 from sensitune.allocation import Allocation
@@ -111,5 +112,4 @@ def test_the_model_trains_exactly_what_the_allocation_says() -> None:
     base = golden_model()
     allocation = golden_allocation(base, "lora", 24000)
     tuned = get_peft_model(base, sensitune.SptConfig.from_allocation(allocation))
-    trained = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
-    assert trained == allocation.trainable_params + allocation.head_params
+    assert count_trained(tuned) == allocation.trainable_params + allocation.head_params
