@@ -36,6 +36,11 @@ DESELECTED: tuple[Exemption, ...] = (
         "merged and unmerged differ by 1e-6 of the output, and by 1e-15 in float64",
     ),
     Exemption(
+        r"test_safe_merge\[Conv2dGroups2 1 LoRA",
+        "asks for 1e-6 of outputs near 170 in float32; merged and unmerged differ by 1.1e-6 of the output on some "
+        "processors, and by 6e-14 of 170 in float64",
+    ),
+    Exemption(
         r"test_only_params_are_updated\[(EmbConv1D 1|Conv2d 1|Conv2d 2) Adapter",
         "asks that three steps of gradient descent move every parameter by 1e-4; behind this model's saturated ReLU or "
         "softmax the gradient of an Adapter's down-projection is smaller (PEFT raises the learning rate to 100 for "
