@@ -9,13 +9,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from model_properties import (
-    assert_gradients_follow,
-    assert_merged_equals_unmerged,
-    assert_unmerging_restores,
-    untouched,
-    write_dense,
-)
+from dense_reference import assert_gradients_follow, write_dense
+from model_properties import assert_merged_equals_unmerged, assert_unmerging_restores, untouched
 from peft import get_peft_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import tuned_models
-from model_properties import dense_weights
+from dense_reference import dense_weights
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn

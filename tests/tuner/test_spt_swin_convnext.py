@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from dense_reference import assert_gradients_follow, write_dense
 from model_properties import (
-    assert_gradients_follow,
     assert_merged_equals_unmerged,
     assert_reload_equals,
     assert_unloading_restores,
     assert_unmerging_restores,
     untouched,
-    write_dense,
 )
 from peft import PeftModel, get_peft_model
 from timm.models.convnext import ConvNeXt

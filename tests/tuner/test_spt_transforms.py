@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from model_properties import assert_gradients_follow, dense_weights, write_dense
+from dense_reference import assert_gradients_follow, dense_weights, write_dense
 from peft import PeftModel
 from timm.models.vision_transformer import VisionTransformer
 from tuned_models import IMAGES, LABELS, gradients_of, mixed_allocation, tiny_vit, trained, tune, tuned_vit
