@@ -13,6 +13,7 @@ from sensitune.sites import is_conv1d
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner.kernels import (
+    LinearParts,
     LowRank,
     SparsePattern,
     SparseValues,
@@ -77,7 +78,7 @@ class SptLinear(SptLayer, nn.Module):
         sparse = None if pattern is None else SparseValues(pattern, pattern.entries(self._sparse_values(slots)))
         # Without a pattern although there are sparse entries: a compiler traces the first call.
         weight = self.effective("weight") if pattern is None else self.base_parameter("weight")
-        return tuned_linear(x, weight, bias, transposed=self.transposed, sparse=sparse, low_rank=self._low_rank())
+        return tuned_linear(x, LinearParts(weight, bias, self.transposed, sparse, self._low_rank()))
 
     def _touched(self) -> list[str]:
         """The base's parameters with sparse or whole deltas."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from sensitune.tuner.kernels import LowRank, SparsePattern, SparseValues, add_slices, tuned_linear
+from sensitune.tuner.kernels import LinearParts, LowRank, SparsePattern, SparseValues, add_slices, tuned_linear
 from sensitune.tuner.kernels._portable import portable
 from sensitune.tuner.kernels._tuned_linear import lean
 
@@ -66,7 +66,7 @@ def compare(rows: torch.Tensor, columns: torch.Tensor, out: int, inner: int, *, 
         before = stored.clone()
         for way in (lean, portable):
             sparse = SparseValues(pattern, pattern.entries(values))
-            ours = way(x, stored, offset, transposed=transposed, sparse=sparse)
+            ours = way(x, LinearParts(stored, offset, transposed=transposed, sparse=sparse))
             torch.testing.assert_close(ours, expected)
             torch.testing.assert_close(torch.autograd.grad(ours, leaves, upstream), expected_gradients)
             assert torch.equal(stored, before)
@@ -129,7 +129,7 @@ def test_low_rank_slices_and_values_together_give_the_dense_output_and_gradients
     weight, upstream = torch.randn(10, 7, dtype=torch.float64), torch.randn(3, 5, 10, dtype=torch.float64)
     starts, downs, ups = zip(*slices, strict=True)
     sparse = SparseValues(SparsePattern.build(rows, columns, (10, 7)), values)
-    ours = way(x, weight, bias, sparse=sparse, low_rank=[LowRank(starts, downs, ups)])
+    ours = way(x, LinearParts(weight, bias, sparse=sparse, low_rank=[LowRank(starts, downs, ups)]))
     expected = dense(x, weight, bias, (rows, columns, values), slices)
     torch.testing.assert_close(ours, expected)
     leaves = [x, bias, values, *downs, *ups]
@@ -142,13 +142,15 @@ def test_slices_of_two_adapters_add(way: Way) -> None:
     x, weight = leaf(4, 7), torch.randn(10, 7, dtype=torch.float64)
     one, other = (0, leaf(2, 7), leaf(4, 2)), (2, leaf(1, 7), leaf(8, 1))
     low_rank = [LowRank((start,), (down,), (up,)) for start, down, up in (one, other)]
-    torch.testing.assert_close(way(x, weight, None, low_rank=low_rank), dense(x, weight, None, slices=(one, other)))
+    torch.testing.assert_close(
+        way(x, LinearParts(weight, None, low_rank=low_rank)), dense(x, weight, None, slices=(one, other))
+    )
 
 
 def test_dropout_drops_single_elements_of_the_input_and_its_gradients_are_those_of_what_was_kept() -> None:
     x, down, up = leaf(400, 50), leaf(2, 50), leaf(6, 2)
     weight, upstream = torch.randn(6, 50, dtype=torch.float64), torch.randn(400, 6, dtype=torch.float64)
-    y = lean(x, weight, None, low_rank=[LowRank((0,), (down,), (up,), dropout=0.25)])
+    y = lean(x, LinearParts(weight, None, low_rank=[LowRank((0,), (down,), (up,), dropout=0.25)]))
     kept = next(tensor for tensor in y.grad_fn.saved_tensors if tensor is not None and tensor.dtype == torch.uint8)
     assert kept.shape == x.shape
     assert abs(kept.double().mean().item() - 0.75) < 0.02
@@ -165,14 +167,14 @@ def test_dropout_drops_single_elements_of_the_input_and_its_gradients_are_those_
 def test_dropout_keeps_the_expectation(way: Way) -> None:
     x, weight = torch.ones(20_000, 16), torch.zeros(1, 16)
     low_rank = LowRank((0,), (torch.ones(1, 16),), (torch.ones(1, 1),), dropout=0.1)
-    assert way(x, weight, None, low_rank=[low_rank]).mean().item() == pytest.approx(16, rel=5e-3)
+    assert way(x, LinearParts(weight, None, low_rank=[low_rank])).mean().item() == pytest.approx(16, rel=5e-3)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_drop_path_drops_whole_samples(way: Way) -> None:
     x, weight = torch.ones(400, 3, 4), torch.zeros(2, 4)
     low_rank = LowRank((0,), (torch.ones(1, 4),), (torch.ones(2, 1),), drop_path=0.5)
-    y = way(x, weight, None, low_rank=[low_rank])
+    y = way(x, LinearParts(weight, None, low_rank=[low_rank]))
     assert set(y.unique().tolist()) == {0.0, 8.0}
     assert torch.equal(y, y[:, :1, :1].expand_as(y))
 
@@ -187,7 +189,7 @@ def test_second_derivatives_are_exact(way: Way, made_by: str, with_low_rank: boo
 
     def function(inner: torch.Tensor, values: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         low_rank = [LowRank((1,), (down,), (up,))] if with_low_rank else []
-        return way(make(inner), weight, None, sparse=SparseValues(pattern, values), low_rank=low_rank)
+        return way(make(inner), LinearParts(weight, None, sparse=SparseValues(pattern, values), low_rank=low_rank))
 
     inputs = (leaf(2, 6), leaf(3), leaf(2, 6), leaf(3, 2))
     assert torch.autograd.gradcheck(function, inputs)
@@ -207,7 +209,11 @@ def test_transforms_take_the_portable_implementation() -> None:
 
     def loss(values: torch.Tensor, down: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         low_rank = [LowRank((1,), (down,), (up,))]
-        return tuned_linear(x, weight, None, sparse=SparseValues(pattern, values), low_rank=low_rank).square().sum()
+        return (
+            tuned_linear(x, LinearParts(weight, None, sparse=SparseValues(pattern, values), low_rank=low_rank))
+            .square()
+            .sum()
+        )
 
     def plain(values: torch.Tensor, down: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         entries = torch.tensor([0, 1, 4]), torch.tensor([3, 3, 4]), values
@@ -231,7 +237,7 @@ def test_a_trace_holds_ordinary_operations_and_can_be_saved(tmp_path: Path) -> N
     sparse = SparseValues(pattern, torch.randn(3))
 
     def layer(x: torch.Tensor) -> torch.Tensor:
-        return tuned_linear(x, weight, None, sparse=sparse, low_rank=[LowRank((1,), (down,), (up,))])
+        return tuned_linear(x, LinearParts(weight, None, sparse=sparse, low_rank=[LowRank((1,), (down,), (up,))]))
 
     torch.jit.trace(layer, x).save(str(tmp_path / "layer.pt"))
     torch.testing.assert_close(torch.jit.load(str(tmp_path / "layer.pt"))(x[:4]), layer(x[:4]))
@@ -243,7 +249,7 @@ def test_forward_mode_takes_the_portable_implementation() -> None:
     weight, x, values = torch.randn(5, 6), torch.randn(7, 6), torch.randn(2)
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
-        y = tuned_linear(dual, weight, None, sparse=SparseValues(pattern, values))
+        y = tuned_linear(dual, LinearParts(weight, None, sparse=SparseValues(pattern, values)))
         tangent = torch.autograd.forward_ad.unpack_dual(y).tangent
     changed = weight.index_put((torch.tensor([0, 1]), torch.tensor([3, 3])), values, accumulate=True)
     torch.testing.assert_close(tangent, F.linear(torch.ones_like(x), changed))
@@ -257,7 +263,7 @@ def test_where_torch_lacks_a_private_name_the_gradients_are_the_same(
     weight, inner, values = torch.randn(5, 6), torch.randn(7, 6, requires_grad=True), torch.randn(2, requires_grad=True)
 
     def gradients() -> tuple[torch.Tensor, ...]:
-        y = tuned_linear(F.gelu(inner), weight, None, sparse=SparseValues(pattern, values))
+        y = tuned_linear(F.gelu(inner), LinearParts(weight, None, sparse=SparseValues(pattern, values)))
         return torch.autograd.grad(y.square().sum(), [inner, values])
 
     with_it = gradients()
@@ -282,13 +288,13 @@ def test_backward_keeps_the_used_columns_of_the_input_and_nothing_of_its_size(wa
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        way(x, weight, None, sparse=SparseValues(pattern, values)).sum().backward()
+        way(x, LinearParts(weight, None, sparse=SparseValues(pattern, values))).sum().backward()
     assert max(kept) == 640 * 2
 
 
 def test_backward_keeps_one_byte_an_element_of_a_dropout_and_the_input_by_reference() -> None:
     x, down, up = torch.randn(640, 100, requires_grad=True), torch.randn(2, 100, requires_grad=True), torch.randn(50, 2)
-    y = lean(x, torch.randn(50, 100), None, low_rank=[LowRank((0,), (down,), (up,), dropout=0.1)])
+    y = lean(x, LinearParts(torch.randn(50, 100), None, low_rank=[LowRank((0,), (down,), (up,), dropout=0.1)]))
     kept = [tensor for tensor in y.grad_fn.saved_tensors if tensor is not None]
     new = [tensor for tensor in kept if tensor.data_ptr() not in {x.data_ptr(), down.data_ptr(), up.data_ptr()}]
     assert sum(tensor.nbytes for tensor in new) == 640 * 100 + 640 * 2 * 4  # the mask, and the hidden features
@@ -306,7 +312,7 @@ def test_an_input_made_by_a_norm_or_a_gelu_is_not_kept_at_all() -> None:
             for name in dir(made.grad_fn)
             if isinstance(tensor := getattr(made.grad_fn, name), torch.Tensor)
         }
-        y = lean(made, weight, None, sparse=SparseValues(pattern, values))
+        y = lean(made, LinearParts(weight, None, sparse=SparseValues(pattern, values)))
         assert all(tensor is None or tensor.data_ptr() in own for tensor in y.grad_fn.saved_tensors)
 
 
@@ -316,7 +322,7 @@ def test_nothing_of_a_norms_input_outlives_backward_while_the_output_is_held() -
     inner = torch.randn(640, 100, requires_grad=True) * 1.0
     storage = inner.untyped_storage()
     references = storage._use_count() if hasattr(storage, "_use_count") else None
-    y = lean(norm(inner), torch.randn(50, 100), None, sparse=SparseValues(pattern, values))
+    y = lean(norm(inner), LinearParts(torch.randn(50, 100), None, sparse=SparseValues(pattern, values)))
     loss = y.sum()
     loss.backward()
     with pytest.raises(RuntimeError, match="freed|backward through the graph a second time"):
@@ -340,7 +346,7 @@ def test_inputs_that_are_computed_again_give_the_dense_gradients(made_by: str, w
     sparse = SparseValues(SparsePattern.build(rows, columns, (8, 16)), values)
     slices = ((0, down, up),) if with_low_rank else ()
     low_rank = [LowRank((start,), (one,), (other,)) for start, one, other in slices]
-    ours = lean(make(inner), weight, None, sparse=sparse, low_rank=low_rank)
+    ours = lean(make(inner), LinearParts(weight, None, sparse=sparse, low_rank=low_rank))
     expected = dense(make(inner), weight, None, (rows, columns, values), slices)
     torch.testing.assert_close(ours, expected)
     leaves = [inner, values, *([down, up] if with_low_rank else [])]
@@ -355,7 +361,7 @@ def test_a_checkpointed_layer_gives_the_same_gradients() -> None:
     low_rank = [LowRank((0,), (down,), (up,), dropout=0.5, drop_path=0.5)]
 
     def layer(u: torch.Tensor) -> torch.Tensor:
-        return lean(F.gelu(u), weight, None, sparse=SparseValues(pattern, values), low_rank=low_rank)
+        return lean(F.gelu(u), LinearParts(weight, None, sparse=SparseValues(pattern, values), low_rank=low_rank))
 
     torch.manual_seed(0)
     plain = torch.autograd.grad(layer(inner).square().sum(), [inner, values])
@@ -373,7 +379,7 @@ def test_a_thread_that_reads_the_weight_always_sees_the_weight() -> None:
 
     def train() -> None:
         while not stop.is_set():
-            lean(x, weight, None, sparse=sparse).sum().backward()
+            lean(x, LinearParts(weight, None, sparse=sparse)).sum().backward()
 
     thread = threading.Thread(target=train)
     thread.start()
@@ -391,7 +397,7 @@ def test_autocast_computes_in_half_precision_and_keeps_the_gradient_dtype(way: W
     sparse = SparseValues(SparsePattern.build(torch.tensor([0, 1]), torch.tensor([2, 2]), (6, 8)), values)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         offset = torch.zeros(6, requires_grad=True)
-        y = way(x, torch.randn(6, 8), offset, sparse=sparse, low_rank=[LowRank((0,), (down,), (up,))])
+        y = way(x, LinearParts(torch.randn(6, 8), offset, sparse=sparse, low_rank=[LowRank((0,), (down,), (up,))]))
     y.float().sum().backward()
     assert y.dtype == torch.bfloat16
     for trained in (x, values, down, up, offset):
@@ -405,7 +411,7 @@ def test_a_half_precision_weight_takes_trained_values_in_full_precision(way: Way
     values = torch.tensor([1e-4], requires_grad=True)  # lost in the rounding of W + S
     down, up = torch.randn(2, 8, requires_grad=True), torch.randn(6, 2, requires_grad=True)
     sparse = SparseValues(SparsePattern.build(torch.tensor([0]), torch.tensor([2]), (6, 8)), values)
-    y = way(x, weight, None, sparse=sparse, low_rank=[LowRank((0,), (down,), (up,))])
+    y = way(x, LinearParts(weight, None, sparse=sparse, low_rank=[LowRank((0,), (down,), (up,))]))
     expected = F.linear(x.float(), weight.float() + up @ down)
     torch.testing.assert_close(y.float(), expected, rtol=3e-2, atol=3e-2)
     y.float().sum().backward()

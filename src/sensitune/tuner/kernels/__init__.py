@@ -13,14 +13,14 @@ There is one signature and there are two implementations of it, and W is never w
 
 Example:
     >>> import torch
-    >>> from sensitune.tuner.kernels import SparsePattern, SparseValues, tuned_linear
+    >>> from sensitune.tuner.kernels import LinearParts, SparsePattern, SparseValues, tuned_linear
     >>> x, weight = torch.ones(2, 3), torch.zeros(4, 3)
     >>> pattern = SparsePattern.build(rows=torch.tensor([1]), columns=torch.tensor([2]), shape=(4, 3))
-    >>> tuned_linear(x, weight, None, sparse=SparseValues(pattern, torch.tensor([5.0]))).tolist()[0]
+    >>> tuned_linear(x, LinearParts(weight, sparse=SparseValues(pattern, torch.tensor([5.0])))).tolist()[0]
     [0.0, 5.0, 0.0, 0.0]
 """
 
-from sensitune.tuner.kernels._parts import LowRank, SparseValues
+from sensitune.tuner.kernels._parts import LinearParts, LowRank, SparseValues
 from sensitune.tuner.kernels._pattern import SparsePattern
 from sensitune.tuner.kernels._portable import cast_like, drop_path, with_low_rank
 from sensitune.tuner.kernels._slices import add_slices
@@ -28,6 +28,7 @@ from sensitune.tuner.kernels._tuned_linear import tuned_linear
 from sensitune.tuner.kernels._watchers import plain_autograd
 
 __all__ = [
+    "LinearParts",
     "LowRank",
     "SparsePattern",
     "SparseValues",

@@ -1,7 +1,8 @@
-"""What is added to a frozen linear layer, as values that both implementations take."""
+"""A tuned linear layer as the value that both implementations take: what is frozen, and what is added to it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,3 +50,22 @@ class LowRank:
     def ranks(self) -> list[int]:
         """Rank of each slice."""
         return [down.shape[0] for down in self.downs]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearParts:
+    """Everything a tuned linear layer computes with.
+
+    Attributes:
+        weight: The frozen weight as stored: ``[out, in]``, or ``[in, out]`` when `transposed`.
+        bias: ``[out]`` or None.
+        transposed: How the weight is stored.
+        sparse: The sparse correction, if there is one.
+        low_rank: The LoRA slices, one element for each adapter that has any.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    transposed: bool = False
+    sparse: SparseValues | None = None
+    low_rank: Sequence[LowRank] = ()

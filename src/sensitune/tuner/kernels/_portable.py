@@ -10,26 +10,19 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from sensitune.tuner.kernels._parts import LowRank, SparseValues
+from sensitune.tuner.kernels._parts import LinearParts, LowRank, SparseValues
 
 
-def portable(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    *,
-    transposed: bool = False,
-    sparse: SparseValues | None = None,
-    low_rank: Sequence[LowRank] = (),
-) -> torch.Tensor:
+def portable(x: torch.Tensor, parts: LinearParts) -> torch.Tensor:
     """See `tuned_linear`."""
+    weight, sparse = parts.weight, parts.sparse
     beside = sparse is not None and sparse.pattern.used_columns is not None
     if sparse is not None and not beside:  # most columns are used: a second product would cost as much as the first
         weight = sparse.pattern.corrected(weight, sparse.values)
-    y = F.linear(x, weight.t() if transposed else weight, bias)
+    y = F.linear(x, weight.t() if parts.transposed else weight, parts.bias)
     if sparse is not None and beside:
         y = y + _beside(x, sparse).to(y.dtype)
-    return with_low_rank(y, x, low_rank)
+    return with_low_rank(y, x, parts.low_rank)
 
 
 def _beside(x: torch.Tensor, sparse: SparseValues) -> torch.Tensor:
