@@ -83,3 +83,11 @@ def test_a_uniform_method_takes_no_budget(config: RunConfig) -> None:
 def test_a_limit_below_one_is_refused(config: RunConfig) -> None:
     with pytest.raises(ArgumentError, match=r"`max_test` must be a whole number of at least 1,? or None\. Got 0"):
         changed(config, data={"max_test": 0})
+
+
+@pytest.mark.parametrize("budget", ["abc", "0.5 of it", 0, -3, "0%", "0.4MM"])
+def test_a_budget_that_cannot_be_read_or_buys_nothing_is_refused_before_anything_is_computed(
+    budget: int | str, config: RunConfig
+) -> None:
+    with pytest.raises(ArgumentError, match="budget` must be"):
+        changed(config, allocation={"budget": budget})

@@ -180,6 +180,12 @@ def test_a_folder_of_another_configuration_is_refused(finished: RunFolder, confi
         RunFolder.open(finished.path, other)
 
 
+def test_a_folder_that_holds_settings_alone_is_taken_over(config: RunConfig, tmp_path: Path) -> None:
+    RunFolder.open(tmp_path / "run", changed(config, allocation={"rank": 2}))
+    assert RunFolder.open(tmp_path / "run", config).config == config
+    assert RunFolder.load(tmp_path / "run").config == config
+
+
 def test_another_device_is_no_other_configuration(finished: RunFolder, config: RunConfig) -> None:
     other = changed(config, compute={"device": "auto", "num_workers": 1})
     assert RunFolder.open(finished.path, other).config.compute.num_workers == 1

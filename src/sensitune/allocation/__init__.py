@@ -29,6 +29,7 @@ Example:
 
 from sensitune.allocation._allocate import allocate
 from sensitune.allocation._allocation import Allocation
+from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cost import StructuredType, module_params
 from sensitune.allocation._knapsack import knapsack_allocation
 from sensitune.allocation._lora_start import compute_lora_start
@@ -55,6 +56,7 @@ __all__ = [
     "load_published_allocation",
     "module_params",
     "neuron_allocation",
+    "parse_budget",
     "random_allocation",
     "random_structured_allocation",
     "uniform_allocation",

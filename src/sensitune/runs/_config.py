@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final, get_type_hints
 
 from sensitune._schema import Seed, check, read, read_yaml, to_plain
+from sensitune.allocation import parse_budget
 from sensitune.backbones import BackboneSpec
 from sensitune.data import DataSettings
 from sensitune.errors import ArgumentError, ConfigError
@@ -122,6 +123,9 @@ def _check_method(settings: AllocationSettings) -> None:
         )
     if settings.method == "peft" and settings.peft is None:
         raise ArgumentError("The method peft needs `allocation.peft`, such as {peft_type: LORA, use_dora: true}.")
+    # What a share comes to is known with the model; whether the budget can be read is known now.
+    if settings.budget is not None and parse_budget(settings.budget, backbone_params=10**12) < 1:
+        raise ArgumentError(f"`allocation.budget` must be above 0. Got {settings.budget!r}.")
     if settings.tau is not None and settings.budget is not None:
         raise ArgumentError(
             f"Give `allocation.budget` or `allocation.tau`, not both. Got {settings.budget!r} and {settings.tau:,}."

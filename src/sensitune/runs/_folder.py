@@ -64,7 +64,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], config: RunConfig) -> RunFolder:
-        """Make a run's folder, or come back to one of the same settings.
+        """Make a run's folder, or come back to one of the same settings, or take over one that holds nothing else.
 
         Args:
             path: The folder.
@@ -83,7 +83,8 @@ class RunFolder:
         )
         if folder.path.is_file() or (names and folder.settings.name not in names):
             raise RunFolderError(f"{folder.path} is not empty and not a run folder (no run.yaml). Choose another.")
-        if names:
+        # A run that never got anywhere has left its settings alone: they may have been the mistake.
+        if names and names != [folder.settings.name]:
             _refuse_other_run(folder, _FREE_SETTINGS)
             return folder
         with atomic_write(folder.settings) as temporary:
