@@ -309,6 +309,22 @@ def test_multi_head_attention_takes_sparse_entries_and_refuses_a_lora() -> None:
     assert gradients_of(tuned, lambda: tuned(x).sum())
 
 
+def test_a_layer_with_a_forward_of_its_own_keeps_what_it_notes_while_it_runs() -> None:
+    class Counting(nn.Linear):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    base = Counting(4, 4)
+    tuned = get_peft_model(nn.Sequential(base), SptConfig(target_modules=["0"], r=0, num_sparse=3, init_weights=False))
+    x = torch.randn(2, 4)
+    assert not torch.allclose(tuned(x), F.linear(x, base.weight, base.bias))
+    assert base.calls == 1
+    assert set(vars(base)) == {*vars(nn.Linear(4, 4)), "calls"}
+
+
 def test_mixed_batches_are_refused() -> None:
     layer = tuned_vit().base_model.model.blocks[0].mlp.fc1
     with pytest.raises(ArgumentError, match="cannot apply different adapters within one batch"):

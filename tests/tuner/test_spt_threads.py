@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from model_properties import assert_same_state, output_of, state_of
 from peft import PeftModel, get_peft_model
+from timm.layers import StdConv2d
 from torch import nn
 from tuned_models import IMAGES, LABELS, add, mixed_allocation, seeded, tiny_vit, trained, tuned_vit
 
@@ -52,15 +53,19 @@ def repeating(step: Callable[[], Any]) -> Iterator[Callable[[], int]]:
     assert done
 
 
-def tuned_convolutions() -> PeftModel:
+def tuned_convolutions(first: type[nn.Conv2d] = nn.Conv2d) -> PeftModel:
     """Sparse entries in two convolutions, a LoRA on a third."""
-    convolutions = nn.Conv2d(3, 8, 2, 2), nn.GELU(), nn.Conv2d(8, 8, 3, groups=2), nn.GELU(), nn.Conv2d(8, 4, 1)
+    convolutions = first(3, 8, 2, 2, padding=0), nn.GELU(), nn.Conv2d(8, 8, 3, groups=2), nn.GELU(), nn.Conv2d(8, 4, 1)
     model = seeded(lambda: nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(144, 5)))
     sparse = SptConfig(target_modules=["0", "2", "4"], r=0, rank_pattern={"4": 2}, num_sparse=20, init_weights=False)
     return get_peft_model(model, sparse).eval()
 
 
-MODELS = {"vit": tuned_vit, "convolutions": tuned_convolutions}
+MODELS = {
+    "vit": tuned_vit,
+    "convolutions": tuned_convolutions,
+    "a convolution with a forward of its own": lambda: tuned_convolutions(StdConv2d),
+}
 
 
 def frozen(model: nn.Module) -> dict[str, nn.Parameter]:
