@@ -17,7 +17,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from sensitune.data import DataSettings, ImageData, ImageTransform, PreparedImages, load_data
-from sensitune.data._datasets import from_datasets
+from sensitune.data._datasets import from_datasets, load_webdataset
 from sensitune.data._subset import few_shot, join_validation
 from sensitune.data._table import load_table
 from sensitune.errors import ArgumentError, DataError
@@ -243,6 +243,16 @@ def test_webdataset_shards_are_read_in_order_and_divided(tmp_path: Path, monkeyp
     assert found == {index: index % 3 for index in range(30)}
     with pytest.raises(DataError, match=r"The shards .* cannot be read"):
         load_data(tmp_path / "nowhere-*.tar")
+
+
+def test_shards_of_several_splits_are_recorded_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    shards = {name: str(tmp_path / f"{name}, small.tar") for name in ("train", "test")}
+    for path, numbers in zip(shards.values(), (range(15), range(15, 30)), strict=True):
+        write_shard(Path(path), numbers)
+    data = load_webdataset(shards, validation_fraction=0)
+    assert data.split_sizes == {"train": 15, "test": 15}
+    assert data.info["source"] == list(shards.values())
 
 
 def test_without_the_hub_the_way_out_is_a_saved_folder() -> None:

@@ -39,20 +39,65 @@ def test_the_augmentation_of_the_training_is_not_part_of_it(tmp_path: Path) -> N
     assert AdapterManifest.load(tmp_path) == make_manifest()
 
 
-def test_of_the_data_only_the_name_is_kept(data: ImageData) -> None:
-    placed = replace(data, info={"source": "/home/someone/pictures/wood", "split": "as in the folder"})
-    counts: dict[str, Any] = {
-        "method": "head",
-        "seed": 0,
-        "trainable_params": 0,
-        "head_params": 9,
-        "backbone_params": 1,
-    }
-    assert AdapterOrigin.of(placed, **counts).data == {"source": "wood", "split": "as in the folder"}
-    shards = replace(data, info={"source": "/a/train-*.tar, /a/test-*.tar"})
-    assert AdapterOrigin.of(shards, **counts).data == {"source": "train-*.tar, test-*.tar"}
-    hub = replace(data, info={"source": "hf:someone/wood"})
-    assert AdapterOrigin.of(hub, **counts).data == {"source": "hf:someone/wood"}
+COUNTS: dict[str, Any] = {
+    "method": "head",
+    "seed": 0,
+    "trainable_params": 0,
+    "head_params": 9,
+    "backbone_params": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("/home/someone/pictures/wood", "wood"),
+        ("/home/someone/pictures/wood/", "wood"),
+        ("../../home/alice/secret/photos", "photos"),
+        ("./photos", "photos"),
+        ("data/secret/x", "x"),
+        ("file:///home/alice/x", "x"),
+        ("~/x", "x"),
+        ("~alice/secret/x", "x"),
+        ("~alice", "unnamed data"),
+        ("../..", "unnamed data"),
+        ("/", "unnamed data"),
+        ("C:\\Users\\x", "x"),
+        ("C:\\", "unnamed data"),
+        ("\\\\host\\alice\\x", "x"),
+        ("/home/alice/wood, dark/photos", "photos"),
+        ("/home/alice/wood, dark", "wood, dark"),
+        ("/home/alice/~x", "x"),
+        ("hf:../alice/x", "x"),
+        ("hub: /home/alice/x", "x"),
+        ("fgvc/secret/x", "x"),
+        (["/a/train-*.tar", "b/c, d/test-*.tar"], ["train-*.tar", "test-*.tar"]),
+    ],
+)
+def test_of_the_data_only_the_name_is_kept(source: object, name: object, data: ImageData) -> None:
+    placed = replace(data, info={"source": source, "split": "as in the folder"})
+    origin = AdapterOrigin.of(placed, **COUNTS)
+    assert origin.data == {"source": name, "split": "as in the folder"}
+    assert make_manifest(origin=origin).origin.data["source"] == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "demo",
+        "elpv-dataset 0.4",
+        "vtab1k/cifar",
+        "fgvc/cub",
+        "hf:wood",
+        "hf:someone/wood",
+        "hf:some.one/wood-2:small",
+        "hub: someone/wood",
+        "hub: someone/wood (small)",
+    ],
+)
+def test_names_that_are_known_everywhere_stay(name: str, data: ImageData) -> None:
+    origin = AdapterOrigin.of(replace(data, info={"source": name}), **COUNTS)
+    assert make_manifest(origin=origin).origin.data == {"source": name}
 
 
 def test_the_checkpoint_goes_by_its_name() -> None:
@@ -63,11 +108,28 @@ def test_the_checkpoint_goes_by_its_name() -> None:
         make_manifest(backbone=spec)
 
 
-@pytest.mark.parametrize("path", ["/home/someone/wood", "C:\\wood", "~/wood"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/home/someone/wood",
+        "C:\\wood",
+        "\\\\host\\wood",
+        "~/wood",
+        "~someone/wood",
+        "../wood",
+        "..\\wood",
+        "file:///home/someone/wood",
+    ],
+)
 def test_a_path_of_the_makers_machine_is_refused(path: str) -> None:
     origin = replace(make_manifest().origin, data={"splits": [{"train": path}]})
     with pytest.raises(ArgumentError, match="must not hold a path of this machine"):
         make_manifest(origin=origin)
+
+
+def test_files_of_the_data_are_named_as_they_lie_in_it() -> None:
+    skipped = {"skipped_unreadable": ["wood/003.png", "~lock.png"]}
+    assert make_manifest(origin=replace(make_manifest().origin, data=skipped)).origin.data == skipped
 
 
 def test_a_tuned_weight_file_has_to_be_given_again(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,9 @@ def load_webdataset(shards: Mapping[str, str] | str | os.PathLike[str], **option
         dataset = load_dataset("webdataset", data_files=files)
     except Exception as error:  # a missing or damaged archive surfaces as almost any type
         raise DataError(f"The shards {files} cannot be read ({type(error).__name__}: {error}).") from error
-    return from_datasets(dataset, source=", ".join(files.values()), **options)
+    data = from_datasets(dataset, source=", ".join(files.values()), **options)
+    # One by one, for a path may hold a comma.
+    return replace(data, info=data.info | {"source": list(files.values())}) if len(files) > 1 else data
 
 
 def from_datasets(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, TypeAlias
 
 from peft import PeftModel
@@ -19,6 +20,10 @@ from sensitune.errors import AdapterFileError, AllocationMismatchError, Argument
 
 MANIFEST_NAME = "sensitune.json"
 _HASH = re.compile(r"[0-9a-f]{64}")
+_NAME = r"\w[\w.-]*"
+# Data by a name that means the same everywhere, although there may be a slash in it.
+_PUBLIC = re.compile(rf"(vtab1k|fgvc)/{_NAME}|hf:({_NAME}/)?{_NAME}(:{_NAME})?|hub: ({_NAME}/)?{_NAME}( \([^/\\]*\))?")
+_UNNAMED = "unnamed data"
 
 WeightsHash: TypeAlias = Annotated[
     str, Rule("a SHA-256 hash, 64 hexadecimal digits", lambda text: bool(_HASH.fullmatch(text)))
@@ -73,11 +78,11 @@ class AdapterOrigin:
             backbone_params: As in the class.
 
         Returns:
-            The origin; of the data's source, where it is a path, the name alone.
+            The origin; of the data's source, or of each of several, the name alone where it is a path.
         """
         info = dict(data.info)
         if "source" in info:
-            info["source"] = ", ".join(map(_without_folder, str(info["source"]).split(", ")))
+            info["source"] = _public_source(info["source"])
         return cls(method, seed, trainable_params, head_params, backbone_params, info)
 
 
@@ -86,7 +91,7 @@ class AdapterManifest:
     """How to build the model an adapter belongs to, and what its outputs mean: the content of ``sensitune.json``.
 
     An adapter is made to be shared, so it says nothing about its maker's machine: the checkpoint goes by its file name
-    and the weights' hash, and absolute paths are refused.
+    and the weights' hash, the data by its name, and paths of a machine are refused.
 
     Attributes:
         backbone: What the base model is built from.
@@ -96,8 +101,8 @@ class AdapterManifest:
         origin: The run it comes from.
 
     Raises:
-        ArgumentError: If a value has the wrong type, the checkpoint is not a mere file name, or the origin holds an
-            absolute path.
+        ArgumentError: If a value has the wrong type, the checkpoint is not a mere file name, or the origin holds a
+            path of a machine.
     """
 
     backbone: BackboneSpec
@@ -114,7 +119,7 @@ class AdapterManifest:
                 f"`backbone.checkpoint` of an adapter's manifest must be a file name. Got {checkpoint!r}. Leave its "
                 "folder out."
             )
-        if path := next(_absolute_paths(self.origin.data), None):
+        if path := next(filter(_is_local, _texts(self.origin.data)), None):
             raise ArgumentError(
                 f"`origin.data` of an adapter's manifest must not hold a path of this machine: {path!r}."
             )
@@ -197,20 +202,37 @@ def _load_base(
     return load_backbone(spec, num_classes=len(manifest.class_names), seed=manifest.origin.seed)
 
 
-def _without_folder(source: str) -> str:
-    return Path(source).name if Path(source).is_absolute() else source
+def _public_source(source: Any) -> Any:
+    """The source of some data, or each of several, without where it lies."""
+    if isinstance(source, (list, tuple)):
+        return [_public_name(str(each)) for each in source]
+    return _public_name(str(source))
 
 
-def _absolute_paths(value: Any) -> Iterator[str]:
-    """The texts in plain values that name a place on a machine."""
+def _public_name(source: str) -> str:
+    """A name that is known everywhere as it is, of a path the last part."""
+    if _PUBLIC.fullmatch(source):
+        return source
+    *folders, name = posixpath.normpath(source.replace("\\", "/")).split("/")
+    if name in {"", ".", ".."} or name.endswith(":") or (name.startswith("~") and not folders):
+        return _UNNAMED
+    return name.lstrip("~") or _UNNAMED
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in plain values, keys too."""
     if isinstance(value, Mapping):
         for key, each in value.items():
-            yield from _absolute_paths(key)
-            yield from _absolute_paths(each)
+            yield from _texts(key)
+            yield from _texts(each)
     elif isinstance(value, (list, tuple)):
         for each in value:
-            yield from _absolute_paths(each)
-    elif isinstance(value, str) and (
-        PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith("~")
-    ):
+            yield from _texts(each)
+    elif isinstance(value, str):
         yield value
+
+
+def _is_local(text: str) -> bool:
+    """Whether a text is a path that starts at the root, at a home or above the current folder, or a file's URL."""
+    first, *others = re.split(r"[/\\]", text)
+    return bool(PureWindowsPath(text).root or first in {"~", "..", "file:"} or (first.startswith("~") and others))

@@ -167,7 +167,8 @@ def _data(manifest: AdapterManifest) -> str:
 
 
 def _data_name(data: Mapping[str, Any]) -> str:
-    return str(data.get("benchmark") or data.get("source") or "unnamed data")
+    name = data.get("benchmark") or data.get("source") or "unnamed data"
+    return ", ".join(map(str, name)) if isinstance(name, (list, tuple)) else str(name)
 
 
 def _predicting(manifest: AdapterManifest) -> str:
