@@ -8,14 +8,14 @@ import pytest
 import timm
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_runs import changed
 from torch import nn
 
 from sensitune.allocation import Allocation, compute_lora_start
 from sensitune.backbones import BackboneSpec
 from sensitune.data import DataSettings
-from sensitune.errors import ArgumentError
+from sensitune.errors import AdapterFileError, ArgumentError, RunFolderError
 from sensitune.runs import METHODS, AllocationSettings, Run, RunConfig
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
 from sensitune.tuner import SptConfig
@@ -133,6 +133,25 @@ def test_a_lora_can_start_along_the_gradient(placement: str, config: RunConfig, 
     assert start.keys() == set(Allocation.load(folder.allocation).structured)
     expected = compute_lora_start(Sensitivity.load(folder.sensitivity), Allocation.load(folder.allocation))
     assert all(torch.equal(start[site], expected[site]) for site in start)
+
+
+def test_a_damaged_or_missing_lora_start_is_named(config: RunConfig, tmp_path: Path) -> None:
+    settings = changed(config, allocation={"lora_start": "gradient"})
+    Run.open(tmp_path, settings).allocation()
+    path = Run.load(tmp_path).folder.lora_start
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AdapterFileError, match=r"lora_start\.safetensors` is damaged and cannot be read: "):
+        Run.load(tmp_path).train()
+    save_file({"blocks.0.attn.proj.weight": torch.zeros(8, 4)}, path)
+    with pytest.raises(AdapterFileError, match=r"lora_start\.safetensors` is no Sensitune LoRA start file: "):
+        Run.load(tmp_path).train()
+    path.unlink()
+    with pytest.raises(RunFolderError, match=r"lora_start\.safetensors is missing, .* Remove allocation\.safetensors"):
+        Run.load(tmp_path).train()
+    Run.load(tmp_path).folder.allocation.unlink()
+    Run.load(tmp_path).allocation()
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
 
-from sensitune._files import atomic_write
 from sensitune.allocation import Allocation, compute_lora_start
 from sensitune.errors import ArgumentError, DataError, RunFolderError
 from sensitune.runs._config import RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation, Weights
 from sensitune.runs._folder import RunFolder
 from sensitune.runs._ingredients import Ingredients
+from sensitune.runs._lora_start import save_lora_start
 from sensitune.runs._reporter import Reporter, Silent, report_training
 from sensitune.runs._scoring import estimate
 from sensitune.runs._settings import DeviceName
@@ -166,9 +165,7 @@ class Run:
         if allocation is None:
             return None
         if sensitivity is not None and settings.lora_start == "gradient":
-            start = compute_lora_start(sensitivity, allocation)
-            with atomic_write(self.folder.lora_start) as temporary:
-                save_file({site: rows.contiguous() for site, rows in start.items()}, temporary)
+            save_lora_start(self.folder.lora_start, compute_lora_start(sensitivity, allocation))
         allocation.save(self.folder.allocation)
         return allocation
 

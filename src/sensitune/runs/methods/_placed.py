@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peft import PeftModel, get_peft_model
-from safetensors.torch import load_file
 
 from sensitune.allocation import (
     Allocation,
@@ -18,6 +17,7 @@ from sensitune.allocation import (
     random_structured_allocation,
     uniform_allocation,
 )
+from sensitune.runs._lora_start import load_lora_start
 from sensitune.runs.methods._method import DEFAULT_BUDGET, Method
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline
@@ -55,7 +55,7 @@ class PlacedMethod(Method):
         tuned = get_peft_model(run.ingredients.fresh_backbone(drop_path=recipe.drop_path).model, config)
         assert isinstance(tuned, PeftModel)
         if run.config.allocation.lora_start == "gradient":
-            apply_lora_start(tuned, load_file(run.folder.lora_start))
+            apply_lora_start(tuned, load_lora_start(run.folder.lora_start))
         return tuned
 
 
