@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sensitune._files import atomic_folder, atomic_write
+from sensitune._files import apply_umask, atomic_folder, atomic_write
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o002], ids=oct)
@@ -54,6 +54,12 @@ def test_a_folder_and_all_in_it_have_the_permissions_of_the_umask(umask: int, tm
         "adapter/a.safetensors": files,
         "adapter/inner/b.safetensors": files,
     }
+
+
+def test_a_private_file_gets_the_permissions_of_the_umask(umask: int, tmp_path: Path) -> None:
+    write_private(tmp_path / "a.safetensors")
+    apply_umask(tmp_path / "a.safetensors")
+    assert {path.name: permissions(path) for path in tmp_path.iterdir()} == {"a.safetensors": 0o666 & ~umask}
 
 
 def test_a_file_keeps_its_name_and_content_where_writing_fails(tmp_path: Path) -> None:

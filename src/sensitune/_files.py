@@ -63,6 +63,21 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def apply_umask(path: str | os.PathLike[str]) -> None:
+    """Give a file that a library wrote as a private one the permissions that the umask says.
+
+    Args:
+        path: The file.
+    """
+    target = Path(path)
+    fresh = target.parent / _temporary_name(target)
+    os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        target.chmod(_permissions(fresh))
+    finally:
+        fresh.unlink()
+
+
 def _temporary_name(target: Path) -> str:
     return f".{target.name}.{secrets.token_hex(4)}"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,23 @@ def vit(dtype: torch.dtype = torch.float32) -> VisionTransformer:
 
 def tuned_vit(**options: Any) -> PeftModel:
     return tune(vit(), vit_allocation(), **options)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027], ids=oct)
+@pytest.mark.parametrize("adapter", ["default", "other"])
+def test_all_files_of_an_adapter_have_the_permissions_of_the_umask(umask: int, adapter: str, tmp_path: Path) -> None:
+    tuned = get_peft_model(vit(), SptConfig.from_allocation(vit_allocation()), adapter_name=adapter)
+    (tmp_path / "mine.txt").touch(0o600)
+    before = os.umask(umask)
+    try:
+        tuned.save_pretrained(tmp_path)
+    finally:
+        os.umask(before)
+    folder = tmp_path if adapter == "default" else tmp_path / adapter
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir() if path.is_file()}
+    expected = dict.fromkeys(("README.md", "adapter_config.json", "adapter_model.safetensors"), 0o666 & ~umask)
+    assert found == expected | ({"mine.txt": 0o600} if folder == tmp_path else {})
+    assert stat.S_IMODE((tmp_path / "mine.txt").stat().st_mode) == 0o600
 
 
 # -- what is in the file ----------------------------------------------------------------------------------------------

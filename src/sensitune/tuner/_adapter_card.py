@@ -60,16 +60,17 @@ def write_adapter_card(folder: Path, config: PeftConfig) -> None:
         folder: The adapter folder; without an adapter's weights in it, nothing is written.
         config: The adapter's configuration.
     """
-    if not _holds_adapter(folder):
+    if not weight_files(folder):
         return
     is_inside = not (folder / CARD_NAME).is_file()
     adapter_card(config).write(folder)
-    if is_inside and not _holds_adapter(folder.parent) and _is_replaceable(folder.parent / CARD_NAME):
+    if is_inside and not weight_files(folder.parent) and _is_replaceable(folder.parent / CARD_NAME):
         _index(folder.parent).write(folder.parent)
 
 
-def _holds_adapter(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _WEIGHTS)
+def weight_files(folder: Path) -> list[Path]:
+    """The files in a folder that hold an adapter's weights, as PEFT names them."""
+    return [folder / name for name in _WEIGHTS if (folder / name).is_file()]
 
 
 def _is_replaceable(path: Path) -> bool:

@@ -14,10 +14,11 @@ from peft import PeftConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
+from sensitune._files import apply_umask
 from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
 from sensitune.sites import find_head
-from sensitune.tuner._adapter_card import write_adapter_card
+from sensitune.tuner._adapter_card import weight_files, write_adapter_card
 from sensitune.tuner._plan import SitePlan, read_plans
 from sensitune.tuner._register import spt_type
 
@@ -197,12 +198,18 @@ class SptConfig(PeftConfig):
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Write ``adapter_config.json``, and the model card beside it.
 
+        PEFT calls it last in an adapter folder, and has the weights written as a private file: they get the umask's
+        permissions, like the other files.
+
         Args:
             save_directory: The adapter folder.
             **options: As in PEFT.
         """
         super().save_pretrained(os.fspath(save_directory), **options)
-        write_adapter_card(Path(save_directory), self)
+        folder = Path(save_directory)
+        for weights in weight_files(folder):
+            apply_umask(weights)
+        write_adapter_card(folder, self)
 
 
 def _plans_of(allocation: Allocation, *, reads_input: bool) -> dict[str, SitePlan]:
