@@ -27,6 +27,7 @@ ROOMS = sorted(
     for path in SOURCES.rglob("__init__.py")
     if path.parent != SOURCES
 )
+SCRIPTS = sorted(path for folder in ("benchmarks", "examples") for path in (REPOSITORY / folder).rglob("*.py"))
 # What users call that nothing else here does.
 FOR_USERS = {
     "sensitune.report": {
@@ -120,9 +121,18 @@ def test_every_export_of_a_room_is_used_by_another_one_or_by_users(room: str) ->
     assert exports - used - shown - FOR_USERS.get(room, set()) == set()
 
 
+def _owners_of_private_imports(path: Path) -> set[str]:
+    return {owner for module, _ in _imports(path) for owner, private, _ in [module.rpartition("._")] if private}
+
+
 @pytest.mark.parametrize("path", sorted(SOURCES.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCES)))
 def test_no_room_reads_the_private_files_of_another(path: Path) -> None:
     room = ".".join(("sensitune", *path.parent.relative_to(SOURCES).parts))
-    owners = {owner for module, _ in _imports(path) for owner, private, _ in [module.rpartition("._")] if private}
+    owners = _owners_of_private_imports(path)
     inside = {owner for owner in owners if room == owner or room.startswith(f"{owner}.")}
     assert owners - inside - {"sensitune"} == set()
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_no_benchmark_or_example_reads_private_files(path: Path) -> None:
+    assert {owner for owner in _owners_of_private_imports(path) if owner.split(".")[0] == "sensitune"} == set()

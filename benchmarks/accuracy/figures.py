@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sensitune._files import atomic_write
-from sensitune.report._style import BLUE, FAINT, RULE, new_figure, style
+from sensitune.report import BLUE, FAINT, RULE, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,8 +59,9 @@ def main() -> None:
     ours, rows = rows_of(summary)
     subtitle = f"{summary['split']} accuracy minus that of {ours}; 95 % intervals"
     figure = draw(rows, title=arguments.title, subtitle=subtitle)
-    with style(), atomic_write(arguments.output.with_suffix(".png")) as temporary:
-        figure.savefig(temporary, dpi=150, facecolor="white", format="png")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure.savefig(arguments.output.with_suffix(".png"), dpi=150, facecolor="white")
 
 
 if __name__ == "__main__":

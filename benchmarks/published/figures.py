@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 import timm
 import torch
 
-from sensitune._files import atomic_write
 from sensitune.allocation import Allocation, load_published_allocation
-from sensitune.report._style import BLUE, GREEN, ORANGE, RULE, new_figure, style
+from sensitune.report import BLUE, GREEN, ORANGE, RULE, new_figure, style
 from sensitune.sites import Site, outline_model
 
 if TYPE_CHECKING:
@@ -87,8 +86,8 @@ def main() -> None:
         shares = {name: structured_share(each, group) for name, each in allocations.items()}
         figure = draw(shares, groups, title=f"Structured sites by {view}", label=view)
         path = chosen.output / f"published_by_{view}.png"
-        with style(), atomic_write(path) as temporary:
-            figure.savefig(temporary, dpi=150, facecolor="white")
+        with style():
+            figure.savefig(path, dpi=150, facecolor="white")
         print(path, {name: {key: round(share.get(key, 0), 1) for key in groups} for name, share in shares.items()})
 
 

@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import torch
 from measuring import CLOCKS, parser, peak_resident_mib, publish, spread, timed
 from synthetic_pattern import clustered_scores
 
-from sensitune._schema import to_plain
 from sensitune.allocation import allocate
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline, Site
@@ -60,7 +60,7 @@ def write_scores(path: Path, outline: ModelOutline, dtype: str) -> None:
     torch_dtype, name = DTYPES[dtype]
     content = {"kind": "sensitivity", "tensors": [site.parameter for site in outline.sites]}
     document = json.dumps(
-        content | {"outline": to_plain(outline), "metadata": {"criterion": "synthetic"}, "gradients": []}
+        content | {"outline": asdict(outline), "metadata": {"criterion": "synthetic"}, "gradients": []}
     )
     header: dict[str, Any] = {"__metadata__": {"sensitune": document}}
     end = 0

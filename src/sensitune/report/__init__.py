@@ -8,6 +8,8 @@ only the values that the stages hand on, so they can be made again from what a r
     rich.print(allocation_table(allocation, by="operation"))
     save_figure(figure_heat_map(allocation), "figures/heat_map")   # heat_map.png, heat_map.svg
 
+Figures of one's own look like these with `new_figure` and the colours, in the context `style`.
+
 Shares are fractions in the data and percent where people read them. Parameters are counted without the head, as in a
 budget, unless a column says otherwise.
 """
@@ -17,11 +19,16 @@ from sensitune.report._allocation_table import allocation_table
 from sensitune.report._bars import figure_by_block, figure_by_operation
 from sensitune.report._comparison import ComparisonRow, comparison_table
 from sensitune.report._heat_map import figure_heat_map
-from sensitune.report._style import save_figure
+from sensitune.report._style import BLUE, FAINT, GREEN, ORANGE, RULE, new_figure, save_figure, style
 from sensitune.report._task_table import TableRow, TaskTable
 from sensitune.report._write import write_report
 
 __all__ = [
+    "BLUE",
+    "FAINT",
+    "GREEN",
+    "ORANGE",
+    "RULE",
     "ComparisonRow",
     "TableRow",
     "TaskTable",
@@ -31,6 +38,8 @@ __all__ = [
     "figure_by_block",
     "figure_by_operation",
     "figure_heat_map",
+    "new_figure",
     "save_figure",
+    "style",
     "write_report",
 ]
