@@ -125,15 +125,30 @@ def test_a_table_without_the_columns_or_rows_is_refused(rows: list[tuple[str, st
         load_table(tmp_path / "t.json")
     (tmp_path / "t.json").write_text("[{")
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    with pytest.raises(DataError, match=r"deep\.json is not JSON \(maximum recursion depth"):
+    with pytest.raises(DataError, match=r"deep\.json cannot be read: it is nested too deeply\."):
         load_table(tmp_path / "deep.json")
     (tmp_path / "long.csv").write_text(f"path,label\n{'x' * 200_000},a\n")
     with pytest.raises(DataError, match=r"long\.csv is not CSV \(field larger than field limit"):
         load_table(tmp_path / "long.csv")
-    with pytest.raises(DataError, match="t.json is not JSON"):
+    with pytest.raises(DataError, match=r"t\.json cannot be read: Expecting property name"):
         load_table(tmp_path / "t.json")
-    with pytest.raises(DataError, match=r"The list nowhere.csv does not exist"):
+    with pytest.raises(DataError, match=r"The table nowhere\.csv does not exist"):
         load_data("nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "Expecting property name"),
+        ('{"path": "a.png", "path": "b.png", "label": 1}', "it has the key 'path' twice"),
+        ('{"path": "a.png", "label": ' + "9" * 99 + "}", "it holds a whole number of 99 digits"),
+        ("[" * 100_000, r"it is nested too deeply\."),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(line: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(f'{{"path": "c/000.png", "label": "ant"}}\n\n{line}\n')
+    with pytest.raises(DataError, match=rf"Line 3 of \S+t\.jsonl cannot be read: {reason}"):
+        load_table(tmp_path / "t.jsonl")
 
 
 def test_wrong_splits_of_a_table_are_refused(rows: list[tuple[str, str]], tmp_path: Path) -> None:

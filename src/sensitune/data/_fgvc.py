@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from sensitune._schema import shorten
+from sensitune._schema import read_json, shorten
 from sensitune.data._build import LabelledFile, build_dataset
-from sensitune.data._lists import check_exist, path_inside, read_text
+from sensitune.data._lists import check_exist, path_inside
 from sensitune.data._types import ImageData
 from sensitune.errors import ArgumentError, DataError
 
@@ -115,10 +114,7 @@ def _folder(spec: FgvcDataset, root: Path) -> Path:
 
 
 def _read_split(path: Path) -> dict[str, int]:
-    try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"The split {path} is not JSON ({error}).") from error
+    content = read_json(path, error=DataError)
     if not isinstance(content, dict) or not content:
         raise DataError(f'The split {path} must map image paths to class ids: {{"a/b.jpg": 3, ...}}.')
     return {name: _class_id(label, name, path) for name, label in content.items()}

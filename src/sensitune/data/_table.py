@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sensitune._schema import shorten
+from sensitune._schema import parse_json, read_json, shorten
 from sensitune.data._build import LabelledFile, build_dataset
 from sensitune.data._divide import WHOLE, check_fractions, divide
 from sensitune.data._lists import check_exist, path_inside, read_text
@@ -95,22 +94,39 @@ def _label(rows: Sequence[_Row], table: Path, folder: Path) -> tuple[dict[str, l
 
 
 def _read_rows(table: Path) -> list[_Row]:
-    text = read_text(table)
-    try:
-        if table.suffix == ".csv":
-            records: Iterable[Any] = list(csv.DictReader(text.splitlines()))
-        elif table.suffix == ".jsonl":
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            records = _records(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"The table {table} is not JSON ({error}).") from error
-    except csv.Error as error:
-        raise DataError(f"The table {table} is not CSV ({error}).") from error
+    if not table.is_file():
+        raise DataError(f"The table {table} does not exist.")
+    if table.suffix == ".csv":
+        records = _csv_records(table)
+    elif table.suffix == ".jsonl":
+        records = _records_by_line(table)
+    else:
+        records = _records(read_json(table, error=DataError))
     rows = [_row(record, number, table) for number, record in enumerate(records, start=1)]
     if not rows:
         raise DataError(f"The table {table} has no rows. It needs the columns {' and '.join(_COLUMNS)}.")
     return rows
+
+
+def _csv_records(table: Path) -> Sequence[Any]:
+    try:
+        return list(csv.DictReader(read_text(table).splitlines()))
+    except csv.Error as error:
+        raise DataError(f"The table {table} is not CSV ({error}).") from error
+
+
+def _records_by_line(table: Path) -> Sequence[Any]:
+    records = []
+    for number, line in enumerate(read_text(table).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(parse_json(line))
+        except RecursionError as error:
+            raise DataError(f"Line {number} of {table} cannot be read: it is nested too deeply.") from error
+        except ValueError as error:
+            raise DataError(f"Line {number} of {table} cannot be read: {error}.") from error
+    return records
 
 
 def _records(content: Any) -> Sequence[Any]:
