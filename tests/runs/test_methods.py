@@ -18,6 +18,7 @@ from sensitune.data import DataSettings
 from sensitune.errors import AdapterFileError, ArgumentError, RunFolderError
 from sensitune.runs import METHODS, AllocationSettings, Run, RunConfig
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
+from sensitune.sites import outline_model
 from sensitune.tuner import SptConfig
 
 SETTINGS = AllocationSettings(rank=2)
@@ -33,7 +34,9 @@ def make_model() -> nn.Module:
 def tuned_by(method: str) -> nn.Module:
     model = make_model()
     chosen = METHODS[method]
-    allocation = chosen.allocate(replace(SETTINGS, method=method), chosen.outline(model), None, seed=0)
+    allocation = chosen.allocate(
+        replace(SETTINGS, method=method), outline_model(model, split_fused=chosen.split_fused), None, seed=0
+    )
     return get_peft_model(model, SptConfig.from_allocation(allocation, dropout=0.0, drop_path=0.0))
 
 
@@ -79,7 +82,9 @@ def test_full_fine_tuning_trains_like_the_plain_model() -> None:
 )
 def test_loras_cost_what_their_matrices_say(method: str, expected: int) -> None:
     chosen = METHODS[method]
-    allocation = chosen.allocate(replace(SETTINGS, method=method), chosen.outline(make_model()), None, seed=0)
+    allocation = chosen.allocate(
+        replace(SETTINGS, method=method), outline_model(make_model(), split_fused=chosen.split_fused), None, seed=0
+    )
     assert allocation.trainable_params == expected
 
 
@@ -96,7 +101,9 @@ def make_sensitivity(method: str) -> Sensitivity:
 def test_every_method_with_a_budget_spends_it_exactly(method: str) -> None:
     chosen, settings = METHODS[method], replace(SETTINGS, method=method, budget=900)
     sensitivity = make_sensitivity(method) if chosen.needs_scores(settings) else None
-    allocation = chosen.allocate(settings, chosen.outline(make_model()), sensitivity, seed=0)
+    allocation = chosen.allocate(
+        settings, outline_model(make_model(), split_fused=chosen.split_fused), sensitivity, seed=0
+    )
     assert allocation.trainable_params == 900
 
 

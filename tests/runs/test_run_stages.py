@@ -125,7 +125,7 @@ def test_what_is_missing_is_made_but_a_training_that_is_to_be_evaluated(config: 
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is loaded from files, in order."""
+    """What is loaded from files or found out about the backbone, in order."""
     found: list[str] = []
 
     def count(name: str) -> None:
@@ -139,6 +139,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     count("load_data")
     count("load_backbone")
+    count("outline_model")
     monkeypatch.setattr("sensitune.training._manifest.load_backbone", None)  # evaluating asks for no other
     return found
 
@@ -147,12 +148,12 @@ def test_a_run_loads_its_backbone_and_its_images_once(config: RunConfig, tmp_pat
     run = Run.open(tmp_path / "run", config)
     result = run.train()
     assert run.evaluate().accuracy == result.test_accuracy_last
-    assert loaded == ["load_data", "load_backbone"]
+    assert loaded == ["load_data", "load_backbone", "outline_model"]
 
 
 def test_a_comparison_loads_them_once_for_all_its_runs(config: RunConfig, tmp_path: Path, loaded: list[str]) -> None:
     compare(changed(config, recipe={"epochs": 1}), tmp_path, methods=("head", "full", "spt-lora"))
-    assert loaded == ["load_data", "load_backbone"]
+    assert loaded == ["load_data", "load_backbone", "outline_model"]
 
 
 def test_ingredients_of_other_settings_are_refused(config: RunConfig, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run is made from: its images, its transform and its backbone, each made once."""
+"""What a run is made from: its images, its transform, its backbone and the outline of that, each made once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cached_property
 
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone, rebuild_backbone
 from sensitune.data import DataSettings, ImageData, ImageTransform, load_data
+from sensitune.sites import ModelOutline, outline_model
 
 
 class Ingredients:
@@ -23,6 +24,7 @@ class Ingredients:
         self._spec = backbone
         self._settings = data
         self._seed = seed
+        self._outlines: dict[bool, ModelOutline] = {}
 
     @cached_property
     def all_data(self) -> ImageData:
@@ -42,6 +44,12 @@ class Ingredients:
     def backbone(self) -> Backbone:
         """The backbone with its new head as it was loaded: to be looked at, never to be changed or moved."""
         return load_backbone(self._spec, num_classes=self.data.num_classes, seed=self._seed)
+
+    def outline(self, *, split_fused: bool = True) -> ModelOutline:
+        """How the method sees the backbone, with q, k and v of a fused projection apart or as the one matrix it is."""
+        if split_fused not in self._outlines:
+            self._outlines[split_fused] = outline_model(self.backbone.model, split_fused=split_fused)
+        return self._outlines[split_fused]
 
     def fresh_backbone(self, *, drop_path: float = 0.0) -> Backbone:
         """A backbone for a stage of its own, to be moved, tuned and trained; its weights come from memory."""

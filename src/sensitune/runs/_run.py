@@ -20,7 +20,6 @@ from sensitune.runs._reporter import Reporter, Silent, report_training
 from sensitune.runs._scoring import estimate
 from sensitune.runs._settings import DeviceName
 from sensitune.sensitivity import Sensitivity
-from sensitune.sites import outline_model
 from sensitune.training import (
     AdapterManifest,
     AdapterOrigin,
@@ -160,7 +159,10 @@ class Run:
         config, method, settings = self.config, self.config.method, self.config.allocation
         sensitivity = self.sensitivity() if config.needs_scores else None
         self.reporter.stage("Deciding what is tuned")
-        outline = method.outline(self.ingredients.backbone.model) if sensitivity is None else sensitivity.outline
+        if sensitivity is None:
+            outline = self.ingredients.outline(split_fused=method.split_fused)
+        else:
+            outline = sensitivity.outline
         allocation = method.allocate(settings, outline, sensitivity, seed=config.seed)
         if allocation is None:
             return None
@@ -208,7 +210,7 @@ class Run:
         spec = backbone.spec
         if spec.checkpoint is not None:
             spec = replace(spec, checkpoint=Path(spec.checkpoint).name)
-        outline = outline_model(backbone.model)
+        outline = self.ingredients.outline()
         trained = sum(parameter.numel() for parameter in tuned.parameters() if parameter.requires_grad)
         origin = AdapterOrigin.of(
             data,

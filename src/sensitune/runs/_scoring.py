@@ -15,7 +15,6 @@ from sensitune.data import DataSettings, batches
 from sensitune.runs._ingredients import Ingredients
 from sensitune.runs._settings import DeviceName, SensitivitySettings
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
-from sensitune.sites import outline_model
 from sensitune.training import fit_head, resolve_device
 
 
@@ -78,7 +77,7 @@ def estimate(
         first(),
         num_batches=num_batches,
         criterion=settings.criterion,
-        sites=outline_model(model, split_fused=settings.split_fused),
+        sites=ingredients.outline(split_fused=settings.split_fused),
         micro_batch_size=settings.micro_batch_size,
         keep_gradients=settings.keep_gradients,
         dropout=settings.drop_path > 0,

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from peft import PeftModel
-from torch import nn
 
 from sensitune.allocation import Allocation
 from sensitune.sensitivity import CriterionName, Sensitivity
-from sensitune.sites import ModelOutline, outline_model
+from sensitune.sites import ModelOutline
 
 if TYPE_CHECKING:
     from sensitune.runs._run import Run
@@ -76,10 +75,6 @@ class Method(ABC):
             split_fused=self.split_fused and sensitivity.split_fused,
             keep_gradients=sensitivity.keep_gradients or _looks_at_gradients(settings),
         )
-
-    def outline(self, model: nn.Module) -> ModelOutline:
-        """How it sees a model of which there are no scores."""
-        return outline_model(model, split_fused=self.split_fused)
 
     def allocate(
         self, settings: AllocationSettings, outline: ModelOutline, sensitivity: Sensitivity | None, *, seed: int

@@ -16,7 +16,7 @@ from torch import nn
 from sensitune._schema import read_json, shorten
 from sensitune.errors import ArgumentError, ConfigError, SensituneError
 from sensitune.runs.methods._method import Method
-from sensitune.sites import find_head, outline_model
+from sensitune.sites import ModelOutline, find_head
 
 if TYPE_CHECKING:
     from sensitune.runs._run import Run
@@ -43,7 +43,7 @@ class StockMethod(Method):
         given = run.config.allocation.peft
         assert isinstance(given, Mapping)
         try:
-            tuned = get_peft_model(model, _complete(given, model))
+            tuned = get_peft_model(model, _complete(given, model, run.ingredients.outline(split_fused=False)))
         except SensituneError:
             raise
         except (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -107,7 +107,7 @@ def _is_default(value: Any, field: Field[Any]) -> bool:
     return bool(value == field.default)
 
 
-def _complete(given: Mapping[str, Any], model: nn.Module) -> PeftConfig:
+def _complete(given: Mapping[str, Any], model: nn.Module, outline: ModelOutline) -> PeftConfig:
     """The configuration with the head to save, and modules to tune where it names none."""
     cls = PEFT_TYPE_TO_CONFIG_MAPPING[given["peft_type"]]
     known = {each.name for each in fields(cls)}
@@ -121,7 +121,7 @@ def _complete(given: Mapping[str, Any], model: nn.Module) -> PeftConfig:
         values["modules_to_save"] = [*dict.fromkeys([*(values.get("modules_to_save") or ()), *head])]
         _refuse_others_of_that_name(model, head)
     if "target_modules" in known and not values.get("target_modules"):
-        values["target_modules"] = _linear_layers(model)
+        values["target_modules"] = _linear_layers(model, outline)
         if "feedforward_modules" in known:
             values.setdefault("feedforward_modules", [])
     config: PeftConfig = cls(**values)
@@ -143,7 +143,6 @@ def _refuse_others_of_that_name(model: nn.Module, head: tuple[str, ...]) -> None
             )
 
 
-def _linear_layers(model: nn.Module) -> list[str]:
-    sites = outline_model(model, split_fused=False).sites
-    owners = dict.fromkeys(site.module for site in sites if site.kind == "matrix")
+def _linear_layers(model: nn.Module, outline: ModelOutline) -> list[str]:
+    owners = dict.fromkeys(site.module for site in outline.sites if site.kind == "matrix")
     return [name for name in owners if isinstance(model.get_submodule(name), nn.Linear)]
