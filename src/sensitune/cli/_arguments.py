@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 import tyro
 
 from sensitune.cli._options import filled, names_as_given, options_of, read_options
-from sensitune.runs import METHODS, PresetName, RunConfig, RunFolder, preset_settings
+from sensitune.runs import METHODS, AllocationSettings, PresetName, RunConfig, RunFolder, preset_settings
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ def _settings_of_file(known: argparse.Namespace) -> dict[str, Any] | None:
 
 def _with_preset(values: dict[str, Any], known: argparse.Namespace, *, new: bool) -> dict[str, Any]:
     """Settings with those of the preset that was asked for, or of the method's default one where the run is new."""
-    name = known.method or values.get("allocation", {}).get("method", "spt-lora")
+    name = known.method or values.get("allocation", {}).get("method", AllocationSettings.method)
     if name not in METHODS:
         return values
     method = METHODS[name]
