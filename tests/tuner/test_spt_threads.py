@@ -61,8 +61,30 @@ def tuned_convolutions(first: type[nn.Conv2d] = nn.Conv2d) -> PeftModel:
     return get_peft_model(model, sparse).eval()
 
 
+class Doubled(nn.Linear):
+    """A linear layer with a forward of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def tuned_linears(layer: type[nn.Linear] = nn.Linear, *, hooked: bool = False, whole: bool = False) -> PeftModel:
+    """Two linear layers whose weights are tuned sparsely, or whole."""
+    model = seeded(lambda: nn.Sequential(nn.Flatten(), layer(IMAGES[0].numel(), 16), nn.GELU(), layer(16, 5)))
+    if hooked:
+        for each in model:
+            each.register_forward_hook(lambda module, arguments, output: None)
+    entries = 10**6 if whole else 12
+    return get_peft_model(
+        model, SptConfig(target_modules=["1", "3"], r=0, num_sparse=entries, init_weights=False)
+    ).eval()
+
+
 MODELS = {
     "vit": tuned_vit,
+    "whole weights": lambda: tuned_linears(whole=True),
+    "hooked layers": lambda: tuned_linears(hooked=True),
+    "linear layers with a forward of their own": lambda: tuned_linears(Doubled),
     "convolutions": tuned_convolutions,
     "a convolution with a forward of its own": lambda: tuned_convolutions(StdConv2d),
 }

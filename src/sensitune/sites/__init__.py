@@ -12,7 +12,7 @@ Example:
     ['blocks.0.attn.qkv.weight[q]', 'blocks.0.attn.qkv.weight[k]', 'blocks.0.attn.qkv.weight[v]']
 """
 
-from sensitune.sites._geometry import Geometry, is_conv1d
+from sensitune.sites._geometry import Geometry, is_conv1d, is_plain_linear
 from sensitune.sites._outline import find_sites, outline_model
 from sensitune.sites._roles import find_head, is_token, parent_reads_weight
 from sensitune.sites._types import Kind, ModelOutline, Site
@@ -25,6 +25,7 @@ __all__ = [
     "find_head",
     "find_sites",
     "is_conv1d",
+    "is_plain_linear",
     "is_token",
     "outline_model",
     "parent_reads_weight",

@@ -42,15 +42,15 @@ class SptConv(SptLayer, nn.Module):
         refuse_mixed_batch(kwargs)
         if self.disable_adapters and self.merged:
             self.unmerge()
-        touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole")}
-        changed = {name: self.effective(name) for name in sorted(touched)}
+        adapters = self.applied_adapters()  # asked once: another thread may merge or switch meanwhile
+        touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole", adapters=adapters)}
+        changed = {name: self.effective(name, adapters) for name in sorted(touched)}
         base: Any = self.base_layer
         if changed and type(base) in _CONVOLUTIONS and not self.base_is_hooked():
-            # Not through the base's attributes, which other threads may read.
             y = self._convolve(x, changed.get("weight", base.weight), changed.get("bias", base.bias))
         else:
             y = self.run_base(changed, x, *args, **kwargs)
-        for adapter, slot, plan in self.active_slots("lora", "adapter"):
+        for adapter, slot, plan in self.active_slots("lora", "adapter", adapters=adapters):
             y = y + self._module_output(x, y, adapter, slot, plan)
         return y
 
@@ -89,7 +89,7 @@ class SptConv(SptLayer, nn.Module):
         base: Any = self.base_layer
         padding: Any = base.padding
         if base.padding_mode != "zeros":
-            x = F.pad(x, base._reversed_padding_repeated_twice, mode=base.padding_mode)
+            x = F.pad(x, _sides(base), mode=base.padding_mode)
             padding = 0
         return self._function(x, weight, bias, base.stride, padding, base.dilation, base.groups)
 
@@ -114,3 +114,12 @@ class SptConv(SptLayer, nn.Module):
 
     def __repr__(self) -> str:
         return "sensitune." + super().__repr__()
+
+
+def _sides(base: Any) -> list[int]:
+    """A convolution's padding as `F.pad` takes it: the last dimension first, before and after."""
+    if base.padding == "same":
+        totals = [step * (size - 1) for step, size in zip(base.dilation, base.kernel_size, strict=True)]
+        return [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
+    sides = [0] * len(base.kernel_size) if base.padding == "valid" else base.padding
+    return [side for side in reversed(sides) for _ in range(2)]

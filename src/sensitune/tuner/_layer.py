@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,6 +19,7 @@ from sensitune.tuner._merge import Original, check_mergeable, restore, write_cha
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner.kernels import SparsePattern
 
+_HIDING = threading.RLock()  # held while a hooked base layer's parameters are hidden by other values
 ROLES = ("down", "up", "down_bias", "up_bias", "sparse", "whole")
 
 
@@ -80,7 +83,9 @@ class SptLayer(BaseTunerLayer):
         """Run the base layer with other values in the place of some of its parameters.
 
         An attribute of the instance hides a parameter of the same name, also where FSDP1 has put its gathered tensors
-        (there, ``torch.func.functional_call`` is silently without effect).
+        (there, ``torch.func.functional_call`` is silently without effect). The attributes are those of a copy that
+        shares everything else, so that other threads see the base as it is. Where somebody holds on to the base itself,
+        a hook or a forward of its own, they are the base's for the length of the call, for one thread at a time.
 
         Args:
             changed: Parameter name -> the value to use in this call.
@@ -91,28 +96,26 @@ class SptLayer(BaseTunerLayer):
             The base layer's output.
         """
         base = self.get_base_layer()
-        if changed and self._may_have_a_twin():
-            # Other threads that run or read the base meanwhile find its own values.
-            twin, given = object.__new__(type(base)), vars(base) | dict(changed)
-            vars(twin).update(given)
-            output: torch.Tensor = twin(*args, **kwargs)
-            vars(base).update({name: value for name, value in vars(twin).items() if value is not given.get(name, twin)})
-            return output
+        result: torch.Tensor
+        if not changed:
+            result = base(*args, **kwargs)
+            return result
+        if not self.base_is_hooked() and "forward" not in vars(base):
+            shadow = copy.copy(base)
+            vars(shadow).update(changed)
+            result = shadow(*args, **kwargs)
+            return result
         shown = vars(base)
-        before = {name: shown[name] for name in changed if name in shown}
-        shown.update(changed)
-        try:
-            result: torch.Tensor = base(*args, **kwargs)
-        finally:
-            for name in changed:
-                del shown[name]
-            shown.update(before)
+        with _HIDING:
+            before = {name: shown[name] for name in changed if name in shown}
+            shown.update(changed)
+            try:
+                result = base(*args, **kwargs)
+            finally:
+                for name in changed:
+                    del shown[name]
+                shown.update(before)
         return result
-
-    def _may_have_a_twin(self) -> bool:
-        """Whether nobody can tell the base layer from another object with the same contents."""
-        own_forward = "forward" in vars(self.get_base_layer())
-        return not (own_forward or self.base_is_hooked() or torch.compiler.is_compiling())
 
     def update_layer(
         self,
@@ -214,9 +217,17 @@ class SptLayer(BaseTunerLayer):
             return []
         return [name for name in self.active_adapters if name in self.plans]
 
-    def active_slots(self, *forms: str) -> Iterator[tuple[str, str, SitePlan]]:
-        """``(adapter, slot, plan)`` of every applied adapter's sites of the given forms."""
-        for adapter in self.applied_adapters():
+    def active_slots(self, *forms: str, adapters: Sequence[str] | None = None) -> Iterator[tuple[str, str, SitePlan]]:
+        """``(adapter, slot, plan)`` of the sites of the given forms.
+
+        Args:
+            *forms: Forms of a plan.
+            adapters: Whose; None asks which are applied now. A forward asks once: another thread may merge meanwhile.
+
+        Yields:
+            One site after the other.
+        """
+        for adapter in self.applied_adapters() if adapters is None else adapters:
             for slot, plan in self.plans[adapter].items():
                 if plan.form in forms:
                     yield adapter, slot, plan
@@ -232,10 +243,10 @@ class SptLayer(BaseTunerLayer):
         indices: torch.Tensor = site_indices.get(slot)
         return indices
 
-    def effective(self, name: str) -> torch.Tensor:
-        """The parameter `name` with the whole and sparse deltas of all applied adapters added, differentiably."""
+    def effective(self, name: str, adapters: Sequence[str] | None = None) -> torch.Tensor:
+        """The parameter `name` with the whole and sparse deltas of the applied adapters added, differentiably."""
         value: torch.Tensor = self.base_parameter(name)
-        for adapter, slot, plan in self.active_slots("sparse", "whole"):
+        for adapter, slot, plan in self.active_slots("sparse", "whole", adapters=adapters):
             if plan.name == name:
                 value = value + self.delta(adapter, slot, value)
         return value

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sensitune.errors import ArgumentError
-from sensitune.sites import is_conv1d
+from sensitune.sites import is_conv1d, is_plain_linear
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner.kernels import (
@@ -56,38 +56,46 @@ class SptLinear(SptLayer, nn.Module):
         refuse_mixed_batch(kwargs)
         if self.disable_adapters and self.merged:
             self.unmerge()
-        if not self.applied_adapters():
+        adapters = self.applied_adapters()  # asked once: another thread may merge or switch meanwhile
+        if not adapters:
             result: torch.Tensor = self.base_layer(x, *args, **kwargs)
             return result
-        if self._is_plain():
-            y = self._tuned(x)
+        modules = list(self.active_slots("adapter", adapters=adapters))
+        if is_plain_linear(self.base_layer) and not self.base_is_hooked():
+            y = self._tuned(x, adapters)
         else:
-            changed = {name: self.effective(name) for name in self._touched()}
+            touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole", adapters=adapters)}
+            changed = {name: self.effective(name, adapters) for name in sorted(touched)}
+            y = with_low_rank(self.run_base(changed, x, *args, **kwargs), x, self._low_rank(adapters))
             # Somebody else may hold what the base returned (a hook): it is added to, not changed.
-            y = with_low_rank(self.run_base(changed, x, *args, **kwargs), x, self._low_rank())
-        for adapter, slot, plan in self.active_slots("adapter"):
+            y = y.clone() if modules else y
+        for adapter, slot, plan in modules:
             y = self._apply_adapter(x, y, adapter, slot, plan)
         return y
 
-    def _tuned(self, x: torch.Tensor) -> torch.Tensor:
+    def _tuned(self, x: torch.Tensor, adapters: list[str]) -> torch.Tensor:
         """Everything but the Adapters, from the base's weights."""
-        bias = self.effective("bias") if self.base_layer._parameters.get("bias") is not None else None
-        # Looked at once: another thread may merge or switch adapters meanwhile.
-        slots = [entry for entry in self.active_slots("sparse") if entry[2].name == "weight"]
-        pattern = self._pattern(slots)
-        sparse = None if pattern is None else SparseValues(pattern, pattern.entries(self._sparse_values(slots)))
-        # Without a pattern although there are sparse entries: a compiler traces the first call.
-        weight = self.effective("weight") if pattern is None else self.base_parameter("weight")
-        return tuned_linear(x, LinearParts(weight, bias, self.transposed, sparse, self._low_rank()))
+        bias = None
+        if self.base_layer._parameters.get("bias") is not None:
+            bias = self.effective("bias", adapters)
+        slots = [entry for entry in self.active_slots("sparse", adapters=adapters) if entry[2].name == "weight"]
+        pattern = None if self._needs_dense_weight(adapters) else self._pattern(slots)
+        if pattern is None:
+            weight, sparse = self.effective("weight", adapters), None
+        else:
+            weight = self.base_parameter("weight")
+            sparse = SparseValues(pattern, pattern.entries(self._sparse_values(slots)))
+        return tuned_linear(x, LinearParts(weight, bias, self.transposed, sparse, self._low_rank(adapters)))
 
-    def _touched(self) -> list[str]:
-        """The base's parameters with sparse or whole deltas."""
-        return sorted({plan.name for _, _, plan in self.active_slots("sparse", "whole")})
+    def _needs_dense_weight(self, adapters: list[str]) -> bool:
+        """Whether the weight is tuned as a whole, or trains itself, so that it needs a gradient of its own."""
+        whole = any(plan.name == "weight" for _, _, plan in self.active_slots("whole", adapters=adapters))
+        return whole or self.base_parameter("weight").requires_grad
 
-    def _low_rank(self) -> list[LowRank]:
-        """The LoRA slices of every applied adapter that has any."""
+    def _low_rank(self, adapters: list[str]) -> list[LowRank]:
+        """The LoRA slices of every adapter that has any."""
         found = []
-        for adapter in self.applied_adapters():
+        for adapter in adapters:
             slots = [(slot, plan) for slot, plan in self.plans[adapter].items() if plan.form == "lora"]
             options = self.options[adapter]
             if slots:
@@ -105,22 +113,6 @@ class SptLinear(SptLayer, nn.Module):
     def _sparse_values(self, slots: list[tuple[str, str, SitePlan]]) -> torch.Tensor:
         values: list[torch.Tensor] = [self.tuned("sparse", adapter, slot) for adapter, slot, _ in slots]
         return torch.cat(values) if len(values) > 1 else values[0]
-
-    def _is_plain(self) -> bool:
-        """Whether the base layer computes ``F.linear`` with a frozen weight and nothing else, so that we may do it.
-
-        Hooks (accelerate's offloading among them), whole-tuned weights, unfrozen weights and subclasses with a forward
-        of their own take the general way, which calls the layer itself.
-
-        Returns:
-            True if the fast way gives the same.
-        """
-        base = self.base_layer
-        plain_class = self.transposed or type(base).forward is nn.Linear.forward
-        whole = any(plan.name == "weight" for _, _, plan in self.active_slots("whole"))
-        return (
-            plain_class and not self.base_is_hooked() and not whole and not self.base_parameter("weight").requires_grad
-        )
 
     def _pattern(self, slots: list[tuple[str, str, SitePlan]]) -> SparsePattern | None:
         """Where the entries of sparse slots sit, worked out once for each set of adapters."""

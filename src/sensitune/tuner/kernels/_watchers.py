@@ -13,8 +13,8 @@ def _always() -> bool:
     return True
 
 
-# The only private names of torch that are used here, looked up once. Where one is missing, we take its question to be
-# answered with yes, which leads to the portable implementation.
+# Private names of torch; the kernels know three of them, the third in `_source`. Where one is missing, we take its
+# question to be answered with yes, which leads to the portable implementation.
 _transforms_are_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", _always)
 
 
