@@ -104,6 +104,8 @@ class SptLayer(BaseTunerLayer):
             shadow = copy.copy(base)
             vars(shadow).update(changed)
             result = shadow(*args, **kwargs)
+            # What the layer noted on itself while it ran (a counter, a cache) is the base's.
+            vars(base).update({name: value for name, value in vars(shadow).items() if name not in changed})
             return result
         shown = vars(base)
         with _HIDING:
