@@ -44,12 +44,13 @@ class SptConv(SptLayer, nn.Module):
             self.unmerge()
         adapters = self.applied_adapters()  # asked once: another thread may merge or switch meanwhile
         touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole", adapters=adapters)}
-        changed = {name: self.effective(name, adapters) for name in sorted(touched)}
         base: Any = self.base_layer
-        if changed and type(base) in _CONVOLUTIONS and not self.base_is_hooked():
-            y = self._convolve(x, changed.get("weight", base.weight), changed.get("bias", base.bias))
-        else:
-            y = self.run_base(changed, x, *args, **kwargs)
+        with self.undisturbed():
+            changed = {name: self.effective(name, adapters) for name in sorted(touched)}
+            if changed and type(base) in _CONVOLUTIONS and not self.base_is_hooked():
+                y = self._convolve(x, changed.get("weight", base.weight), changed.get("bias", base.bias))
+            else:
+                y = self.run_base(changed, x, *args, **kwargs)
         for adapter, slot, plan in self.active_slots("lora", "adapter", adapters=adapters):
             y = y + self._module_output(x, y, adapter, slot, plan)
         return y

@@ -6,6 +6,7 @@ import copy
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -100,7 +101,7 @@ class SptLayer(BaseTunerLayer):
         if not changed:
             result = base(*args, **kwargs)
             return result
-        if not self.base_is_hooked() and "forward" not in vars(base):
+        if not self._is_held_on_to():
             shadow = copy.copy(base)
             vars(shadow).update(changed)
             result = shadow(*args, **kwargs)
@@ -108,7 +109,7 @@ class SptLayer(BaseTunerLayer):
             vars(base).update({name: value for name, value in vars(shadow).items() if name not in changed})
             return result
         shown = vars(base)
-        with _HIDING:
+        with self.undisturbed():
             before = {name: shown[name] for name in changed if name in shown}
             shown.update(changed)
             try:
@@ -118,6 +119,14 @@ class SptLayer(BaseTunerLayer):
                     del shown[name]
                 shown.update(before)
         return result
+
+    def undisturbed(self) -> AbstractContextManager[Any]:
+        """For reading the base's parameters and running it: no other thread hides them by other values meanwhile."""
+        return _HIDING if self._is_held_on_to() else nullcontext()
+
+    def _is_held_on_to(self) -> bool:
+        """Whether somebody holds the base itself, so that no copy can run in its place."""
+        return self.base_is_hooked() or "forward" in vars(self.get_base_layer())
 
     def update_layer(
         self,
@@ -335,15 +344,17 @@ class SptLayer(BaseTunerLayer):
             MergeError: If a site has an Adapter, or `safe_merge` finds a value that is not finite; nothing was changed.
         """
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.plans]
-        self.check_mergeable(names, safe_merge=safe_merge)
-        for adapter in names:
-            self._originals[adapter] = write_changes(self, adapter, keep_originals=self.keep_originals)
-            self.merged_adapters.append(adapter)
+        with self.undisturbed():
+            self.check_mergeable(names, safe_merge=safe_merge)
+            for adapter in names:
+                self._originals[adapter] = write_changes(self, adapter, keep_originals=self.keep_originals)
+                self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
         """Take the merged changes out again, in reverse order: every base value is restored bit for bit."""
-        while self.merged_adapters:
-            restore(self, self._originals.pop(self.merged_adapters.pop()))
+        with self.undisturbed():
+            while self.merged_adapters:
+                restore(self, self._originals.pop(self.merged_adapters.pop()))
 
 
 def _zero_or_random(shape: tuple[int, ...], options: ModuleOptions) -> torch.Tensor:

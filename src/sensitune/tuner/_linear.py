@@ -65,8 +65,10 @@ class SptLinear(SptLayer, nn.Module):
             y = self._tuned(x, adapters)
         else:
             touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole", adapters=adapters)}
-            changed = {name: self.effective(name, adapters) for name in sorted(touched)}
-            y = with_low_rank(self.run_base(changed, x, *args, **kwargs), x, self._low_rank(adapters))
+            with self.undisturbed():
+                changed = {name: self.effective(name, adapters) for name in sorted(touched)}
+                y = self.run_base(changed, x, *args, **kwargs)
+            y = with_low_rank(y, x, self._low_rank(adapters))
             # Somebody else may hold what the base returned (a hook): it is added to, not changed.
             y = y.clone() if modules else y
         for adapter, slot, plan in modules:
