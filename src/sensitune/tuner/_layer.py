@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,12 +13,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
 from sensitune.errors import MergeError
+from sensitune.tuner._hiding import HIDING, run_hidden
 from sensitune.tuner._indices import SiteIndices, random_indices
 from sensitune.tuner._merge import Original, check_mergeable, restore, write_changes
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner.kernels import SparsePattern
 
-_HIDING = threading.RLock()  # held while a hooked base layer's parameters are hidden by other values
 ROLES = ("down", "up", "down_bias", "up_bias", "sparse", "whole")
 
 
@@ -101,28 +99,12 @@ class SptLayer(BaseTunerLayer):
         if not changed:
             result = base(*args, **kwargs)
             return result
-        if not self._is_held_on_to():
-            shadow = copy.copy(base)
-            vars(shadow).update(changed)
-            result = shadow(*args, **kwargs)
-            # What the layer noted on itself while it ran (a counter, a cache) is the base's.
-            vars(base).update({name: value for name, value in vars(shadow).items() if name not in changed})
-            return result
-        shown = vars(base)
         with self.undisturbed():
-            before = {name: shown[name] for name in changed if name in shown}
-            shown.update(changed)
-            try:
-                result = base(*args, **kwargs)
-            finally:
-                for name in changed:
-                    del shown[name]
-                shown.update(before)
-        return result
+            return run_hidden(base, changed, args, kwargs, copied=not self._is_held_on_to())
 
     def undisturbed(self) -> AbstractContextManager[Any]:
         """For reading the base's parameters and running it: no other thread hides them by other values meanwhile."""
-        return _HIDING if self._is_held_on_to() else nullcontext()
+        return HIDING if self._is_held_on_to() else nullcontext()
 
     def _is_held_on_to(self) -> bool:
         """Whether somebody holds the base itself, so that no copy can run in its place."""
