@@ -14,6 +14,7 @@ from sensitune._schema import read, to_plain
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone
 from sensitune.backbones._hash import weights_hash
 from sensitune.errors import ArgumentError, CheckpointError, ConfigError, ModelError
+from sensitune.sites import outline_model
 
 RANDOM = BackboneSpec("test_vit", pretrained=False)
 
@@ -23,7 +24,7 @@ def random_backbone(num_classes: int = 5, **settings: object) -> Backbone:
 
 
 def test_a_spec_survives_its_trip_through_a_dictionary() -> None:
-    spec = BackboneSpec("test_vit", checkpoint="a.pth", image_size=96, num_blocks=2)
+    spec = BackboneSpec("test_vit", checkpoint="a.pth", image_size=96, num_blocks=2, head=("norm", "head"))
     assert read(BackboneSpec, to_plain(spec)) == spec
 
 
@@ -102,6 +103,18 @@ def test_a_norm_inside_the_head_is_not_renewed() -> None:
     head = load_backbone(BackboneSpec("test_convnext", pretrained=False), num_classes=3).model.get_submodule("head")
     assert torch.equal(head.get_parameter("norm.weight"), torch.ones_like(head.get_parameter("norm.weight")))
     assert not head.get_parameter("fc.bias").any()
+
+
+def test_a_head_that_is_named_is_new_and_no_part_of_the_fingerprint() -> None:
+    named, plain = random_backbone(head=("norm", "head")), random_backbone()
+    assert outline_model(named.model).head == ("norm", "head")
+    assert outline_model(random_backbone(head="head").model) == outline_model(plain.model)
+    before = named.weights_hash
+    assert before != plain.weights_hash
+    torch.nn.init.zeros_(named.model.get_parameter("norm.weight"))
+    assert weights_hash(named.model) == before
+    with pytest.raises(ArgumentError, match="`head` names 'fc', which is no module of VisionTransformer"):
+        random_backbone(head="fc")
 
 
 def test_the_seed_alone_decides_the_weights() -> None:

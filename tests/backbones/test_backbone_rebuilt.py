@@ -7,6 +7,7 @@ import torch
 from timm.layers.drop import DropPath
 
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone, rebuild_backbone
+from sensitune.sites import find_head
 
 
 def drop_rates(backbone: Backbone) -> list[float]:
@@ -17,7 +18,7 @@ def drop_rates(backbone: Backbone) -> list[float]:
     "spec",
     [
         BackboneSpec("test_vit", pretrained=False, image_size=32, num_blocks=3),
-        BackboneSpec("test_convnext", pretrained=False, image_size=32),
+        BackboneSpec("test_convnext", pretrained=False, image_size=32, head=("head.norm", "head.fc")),
     ],
     ids=lambda spec: spec.name,
 )
@@ -29,6 +30,7 @@ def test_it_is_bit_for_bit_what_loading_gives(spec: BackboneSpec, drop_path: flo
     assert torch.equal(torch.random.get_rng_state(), state)
     expected, found = loaded.model.state_dict(), rebuilt.model.state_dict()
     assert list(found) == list(expected)
+    assert find_head(rebuilt.model) == find_head(loaded.model)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert drop_rates(rebuilt) == drop_rates(loaded)
     assert bool(drop_rates(rebuilt)) == (drop_path > 0)

@@ -9,6 +9,7 @@ import pytest
 
 from sensitune.errors import RunFolderError
 from sensitune.runs import METHODS, RunConfig
+from sensitune.sensitivity import Sensitivity
 from sensitune_command import COMMANDS, main
 
 
@@ -35,7 +36,7 @@ def test_every_setting_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> No
 def test_the_settings_that_everybody_uses_have_short_names(capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", "--help"])
     flags = set(re.findall(r"(--[a-z][a-z.-]*)", capsys.readouterr().out))
-    short = "model data method budget rank epochs batch-size learning-rate seed output device config preset help"
+    short = "model head data method budget rank epochs batch-size learning-rate seed output device config preset help"
     assert {flag for flag in flags if "." not in flag} == {f"--{name}" for name in short.split()}
     assert {"--backbone.image-size", "--data.max-train", "--allocation.alpha", "--recipe.weight-decay"} <= flags
     assert "--compute.num-workers" in flags
@@ -236,6 +237,18 @@ def test_sites_says_what_is_ranked_trained_and_frozen(capsys: pytest.CaptureFixt
     assert "position embedding" in shown
     assert main(["sites", "vit_tiny_patch16_224", "--num-blocks", "1", "--every"]) == 0
     assert "blocks.0.attn.qkv.weight[q]" in capsys.readouterr().out
+
+
+def test_the_head_can_be_named(settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sites", "vit_tiny_patch16_224", "--num-blocks", "2", "--head", "norm", "head"]) == 0
+    shown = capsys.readouterr().out
+    assert "Ranked: 32 sites, 889,728 parameters" in shown
+    assert shown.count("2,314 parameters in the head") == 2
+    run = ["sensitivity", *settings, "--output", str(tmp_path / "run")]
+    assert main([*run, "--head", "fc"]) == 2
+    assert "`head` names 'fc', which is no module of VisionTransformer" in capsys.readouterr().err
+    assert main([*run, "--head", "norm", "head"]) == 0
+    assert Sensitivity.load(tmp_path / "run" / "sensitivity.safetensors").outline.head == ("norm", "head")
 
 
 def test_an_empty_class_folder_is_one_sentence(

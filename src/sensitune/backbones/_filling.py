@@ -79,7 +79,8 @@ def fill_strictly(model: nn.Module, tensors: Tensors, *, source: str, keep_head:
     state = model.state_dict()
     wanted = state if keep_head else {name: state[name] for name in state if not is_within(name, head)}
     spare = [name for name in tensors if name not in wanted]
-    dropped = tuple(name for name in spare if is_within(name, _roots(head)) or _PRETRAINING_LEFTOVERS.match(name))
+    around = _around(model, head)
+    dropped = tuple(name for name in spare if is_within(name, around) or _PRETRAINING_LEFTOVERS.match(name))
     _check_fit(wanted, tensors, foreign=[name for name in spare if name not in dropped], source=source)
     model.load_state_dict(state | {name: tensors[name] for name in wanted})
     return dropped
@@ -156,9 +157,16 @@ def _misfit(path: Path, architecture: str, error: Exception) -> str:
     return f"`checkpoint` {path} does not fit {architecture} ({error}). Name the architecture that it was made for."
 
 
-def _roots(head: tuple[str, ...]) -> tuple[str, ...]:
-    """The head's outermost modules: an old head may have parts the new one lacks."""
-    return tuple({name.partition(".")[0] for name in head})
+def _around(model: nn.Module, head: tuple[str, ...]) -> tuple[str, ...]:
+    """The head's outermost modules up to half of the model: an old head may have parts the new one lacks."""
+    half = sum(each.numel() for each in model.parameters()) / 2
+    around = []
+    for name in head:
+        parts = name.split(".")
+        wider = (".".join(parts[:depth]) for depth in range(1, len(parts)))
+        small = (each for each in wider if sum(p.numel() for p in model.get_submodule(each).parameters()) < half)
+        around.append(next(small, name))
+    return tuple(around)
 
 
 def _check_fit(wanted: Tensors, tensors: Tensors, *, foreign: list[str], source: str) -> None:

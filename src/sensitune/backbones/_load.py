@@ -17,6 +17,7 @@ from sensitune.backbones._reading import checkpoint_path, read_tensors
 from sensitune.backbones._saved import CheckpointMetadata, Preprocessing, complete_spec, saved_metadata
 from sensitune.backbones._types import Backbone, BackboneSpec
 from sensitune.errors import ArgumentError, CheckpointError
+from sensitune.sites import name_head
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ def load_backbone(
         The backbone. The global random state is as it was.
 
     Raises:
-        ArgumentError: If an argument is out of range, or there is no checkpoint to keep the head of.
+        ArgumentError: If an argument is out of range, there is no checkpoint to keep the head of, or the spec names a
+            head that the model does not have.
         ModelError: If the name is unknown, or the model cannot take the image size, drop-path or number of blocks.
         CheckpointError: If the weights are missing, damaged, unsafe to read or made for another architecture.
     """
@@ -61,6 +63,8 @@ def load_backbone(
         seed=seed,
         from_hub=path is None and _is_on_hub(spec),
     )
+    if spec.head is not None:
+        name_head(model, spec.head)
     dropped = _fill(model, spec, path, about, keep_head)
     keep_blocks(model, spec.num_blocks, name=spec.name)
     if not keep_head:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from sensitune.backbones._building import build_model, keep_blocks
 from sensitune.backbones._load import built_size, timm_name
 from sensitune.backbones._types import Backbone
+from sensitune.sites import name_head
 
 
 def rebuild_backbone(backbone: Backbone, *, num_classes: int, drop_path: float = 0.0) -> Backbone:
@@ -32,6 +33,8 @@ def rebuild_backbone(backbone: Backbone, *, num_classes: int, drop_path: float =
         seed=0,  # every weight is replaced
         from_hub=False,
     )
+    if spec.head is not None:
+        name_head(model, spec.head)
     keep_blocks(model, spec.num_blocks, name=spec.name)
     model.load_state_dict(backbone.model.state_dict())
     return replace(backbone, model=model)

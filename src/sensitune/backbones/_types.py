@@ -27,6 +27,9 @@ class BackboneSpec:
     """Side of the square input in pixels; None is the model's own."""
     num_blocks: PositiveInt | None = None
     """Keep only the first blocks of a transformer; None keeps all."""
+    head: NonEmptyText | tuple[NonEmptyText, ...] | None = None
+    """Full names of the modules that form the head: new, trained whole, and never counted in a budget; None finds them.
+    """
 
     def __post_init__(self) -> None:
         check(self)

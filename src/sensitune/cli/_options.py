@@ -25,6 +25,7 @@ from sensitune.runs import METHODS, RunConfig
 
 SHORT_NAMES: Final = {
     "backbone.name": "model",
+    "backbone.head": "head",
     "data.source": "data",
     "allocation.method": "method",
     "allocation.budget": "budget",

@@ -28,6 +28,7 @@ def sites(
     checkpoint: Path | None = None,
     image_size: int | None = None,
     num_blocks: int | None = None,
+    head: tuple[str, ...] | None = None,
     num_classes: int = 10,
     every: bool = False,
 ) -> None:
@@ -38,6 +39,7 @@ def sites(
         checkpoint: Local weight file; random weights by default, which have the same sites.
         image_size: Side of the square input in pixels; None is the model's own.
         num_blocks: Keep only the first blocks of a transformer.
+        head: Full names of the modules that form the head; found by default.
         num_classes: Outputs of the new head.
         every: List every site instead of one line per operation and shape.
     """
@@ -47,6 +49,7 @@ def sites(
         pretrained=checkpoint is not None,
         image_size=image_size,
         num_blocks=num_blocks,
+        head=head,
     )
     show_outline(make_console(), outline_model(load_backbone(spec, num_classes=num_classes).model), every=every)
 

@@ -21,7 +21,7 @@ from sensitune.sensitivity._pass import Pass
 from sensitune.sensitivity._processes import Processes
 from sensitune.sensitivity._progress import Progress
 from sensitune.sensitivity._sensitivity import Sensitivity
-from sensitune.sites import ModelOutline, Site, outline_model
+from sensitune.sites import ModelOutline, Site, find_head, outline_model, unwrapped
 
 _LOGGER = logging.getLogger(__name__)
 _SCORE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -35,6 +35,7 @@ def estimate_sensitivity(
     loss_fn: LossFn | None = None,
     criterion: CriterionName = "squared_gradient",
     sites: ModelOutline | Sequence[Site] | None = None,
+    head: str | Sequence[str] | None = None,
     score_dtype: torch.dtype = torch.float32,
     score_device: torch.device | str | None = None,
     micro_batch_size: int | None = None,
@@ -55,14 +56,16 @@ def estimate_sensitivity(
     their number. `micro_batch_size` does not do that: it never changes what a batch means.
 
     Args:
-        model: A model with a newly initialised, non-zero head.
+        model: A model with a newly initialised, non-zero head; what ``DataParallel`` and ``torch.compile`` return is
+            scored as the model inside.
         batches: ``(inputs, labels)`` or dicts that a transformers model takes with labels. Moved to the model's device,
             and floating-point inputs to its type unless `loss_fn` is given. Not read for ``magnitude`` and ``random``.
         num_batches: How many to read; None = all.
         loss_fn: ``loss_fn(model, batch)``, the scalar mean loss of a batch. None = the model's own loss for a dict,
             cross-entropy for a pair.
         criterion: What is scored; ``sensitune.sensitivity`` has the formulas.
-        sites: What to score: an outline or sites of one; None = ``outline_model(model)``.
+        sites: What to score: an outline or sites of one; None = ``outline_model(model, head=head)``.
+        head: Names of the modules that form the head; None = those that `find_head` finds, or those of an outline.
         score_dtype: Type of the scores: float32 (default), float64 or bfloat16. Contributions are computed in float32
             or better whatever the model's type. bfloat16 halves the scores' memory and blurs the order near the cut:
             99.8 % of the 0.4 M highest scores of a ViT-S/14 stay the same over 16 batches.
@@ -92,8 +95,8 @@ def estimate_sensitivity(
         ArgumentError: If an option has a value it may not have.
         DataError: If there are no batches, fewer than `num_batches` or than the criterion needs, one that cannot be
             read, or others in another process.
-        ModelError: If no gradient reaches the ranked parameters, the model is wrapped for several processes, or it has
-            nothing that `dropout` could switch on.
+        ModelError: If no gradient reaches the ranked parameters, the model is wrapped for several processes, its head
+            is in doubt, or it has nothing that `dropout` could switch on.
         NonFiniteError: If a loss or a score is not finite.
 
     Source:
@@ -102,7 +105,8 @@ def estimate_sensitivity(
     """
     _check_options(criterion, num_batches, score_dtype, micro_batch_size)
     _check_unwrapped(model)
-    outline = _outline(model, sites)
+    model = unwrapped(model)
+    outline = _outline(model, sites, head)
     parameters = dict(model.named_parameters())
     ranked = {name: parameters[name] for name in dict.fromkeys(site.parameter for site in outline.sites)}
     started = time.perf_counter()
@@ -179,11 +183,18 @@ def _check_unwrapped(model: nn.Module) -> None:
         )
 
 
-def _outline(model: nn.Module, sites: ModelOutline | Sequence[Site] | None) -> ModelOutline:
+def _outline(
+    model: nn.Module, sites: ModelOutline | Sequence[Site] | None, head: str | Sequence[str] | None
+) -> ModelOutline:
     if sites is None:
-        return outline_model(model)
+        return outline_model(model, head=head)
     if not isinstance(sites, ModelOutline):
-        sites = _limited(outline_model(model), tuple(sites))
+        sites = _limited(outline_model(model, head=head), tuple(sites))
+    elif head is not None and find_head(model, head) != sites.head:
+        raise ArgumentError(
+            f"`head` is {head!r}, but the outline given as `sites` has the head {', '.join(sites.head) or 'none'}. "
+            "Leave `head` out, or give it to `outline_model`."
+        )
     parameters = dict(model.named_parameters())
     for site in sites.sites:
         parameter = parameters.get(site.parameter)

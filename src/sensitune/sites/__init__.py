@@ -13,9 +13,11 @@ Example:
 """
 
 from sensitune.sites._geometry import Geometry, is_conv1d, is_plain_linear
+from sensitune.sites._head import find_head, name_head
 from sensitune.sites._outline import find_sites, outline_model
-from sensitune.sites._roles import find_head, is_token, parent_reads_weight
+from sensitune.sites._roles import is_token, parent_reads_weight
 from sensitune.sites._types import Kind, ModelOutline, Site
+from sensitune.sites._wrapped import unwrapped
 
 __all__ = [
     "Geometry",
@@ -27,6 +29,8 @@ __all__ = [
     "is_conv1d",
     "is_plain_linear",
     "is_token",
+    "name_head",
     "outline_model",
     "parent_reads_weight",
+    "unwrapped",
 ]

@@ -12,33 +12,42 @@ from torch import nn
 
 from sensitune.errors import ArgumentError, ModelError
 from sensitune.sites._geometry import is_conv1d
+from sensitune.sites._head import find_head
 from sensitune.sites._names import block_of, find_blocks, operation_name
-from sensitune.sites._roles import find_head, find_stem, is_position_embedding, is_token, parent_reads_weight
+from sensitune.sites._roles import is_position_embedding, is_token, parent_reads_weight
 from sensitune.sites._slices import Slices, fused_slices
+from sensitune.sites._stem import find_stem
 from sensitune.sites._types import Kind, ModelOutline, Site
+from sensitune.sites._wrapped import unwrapped
 
 _LOGGER = logging.getLogger(__name__)
 _EXPECTED = ("stem", "position embedding", "excluded")
 
 
 def find_sites(
-    model: nn.Module, *, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
+    model: nn.Module,
+    *,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    head: str | Sequence[str] | None = None,
 ) -> list[Site]:
     """Every place of `model` that the method ranks.
 
     Args:
-        model: Any module; timm and transformers models are understood by role, others by layer type.
+        model: Any module; timm and transformers models are understood by role, others by layer type. Of what
+            ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile`` return, it is the model inside.
         include: Shell-style patterns of parameter names to rank although they are frozen by default (embeddings, stem).
         exclude: Shell-style patterns of parameter names or site ids to leave out of the ranking.
+        head: Names of the modules that form the head; None finds them, see `find_head`.
 
     Returns:
         The sites in the order of ``model.named_parameters()``; q, k and v of a fused projection are sites of their own.
 
     Raises:
-        ArgumentError: If a pattern matches nothing.
-        ModelError: If nothing can be ranked, or the model already carries an adapter.
+        ArgumentError: If a pattern matches nothing, or `head` is not the name of a module.
+        ModelError: If nothing can be ranked, the head is in doubt, or the model already carries an adapter.
     """
-    return list(outline_model(model, include=include, exclude=exclude).sites)
+    return list(outline_model(model, include=include, exclude=exclude, head=head).sites)
 
 
 def outline_model(
@@ -47,28 +56,31 @@ def outline_model(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     split_fused: bool = True,
+    head: str | Sequence[str] | None = None,
 ) -> ModelOutline:
     """`find_sites` together with what is not ranked: the head, the tokens that always train, the frozen rest and why.
 
     Args:
-        model: Any module.
+        model: As in `find_sites`.
         include: As in `find_sites`.
         exclude: As in `find_sites`.
         split_fused: False takes a fused q, k, v projection as the one matrix it is stored as, as PEFT's LoRA does.
+        head: As in `find_sites`.
 
     Returns:
         The outline. Parameters that are frozen for an unexpected reason (quantised, tied) are also logged as warnings.
 
     Raises:
-        ArgumentError: If a pattern matches nothing.
-        ModelError: If nothing can be ranked, or the model already carries an adapter.
+        ArgumentError: If a pattern matches nothing, or `head` is not the name of a module.
+        ModelError: If nothing can be ranked, the head is in doubt, or the model already carries an adapter.
     """
-    if hasattr(model, "peft_config"):
+    model = unwrapped(model)
+    if any(hasattr(module, "peft_config") for module in model.modules()):
         raise ModelError(
             "The model already carries a PEFT adapter; sites are those of the plain backbone. "
             "Call `unload()` or `merge_and_unload()` first."
         )
-    sorter = _Sorter(model, include or (), exclude or (), split_fused=split_fused)
+    sorter = _Sorter(model, include or (), exclude or (), find_head(model, head), split_fused=split_fused)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         sorter.sort(name, parameter)
     outline = sorter.outline()
@@ -108,11 +120,19 @@ class _Patterns:
 class _Sorter:
     """Sorts the parameters of a model by what the method does with them."""
 
-    def __init__(self, model: nn.Module, include: Sequence[str], exclude: Sequence[str], *, split_fused: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        include: Sequence[str],
+        exclude: Sequence[str],
+        head: tuple[str, ...],
+        *,
+        split_fused: bool,
+    ) -> None:
         self._modules = dict(model.named_modules())
         self._blocks = find_blocks(model)
-        self._head = find_head(model)
-        self._stem = find_stem(model)
+        self._head = head
+        self._stem = find_stem(model, head)
         self._include = _Patterns("include", include)
         self._exclude = _Patterns("exclude", exclude)
         self._split_fused = split_fused

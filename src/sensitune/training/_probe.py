@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ def fit_head(
     *,
     weight_decay: float = 1e-2,
     max_iterations: int = 50,
+    head: str | Sequence[str] | None = None,
 ) -> float:
     """Fit a model's linear head to some images, the backbone frozen and in eval mode; changes the head in place.
 
@@ -30,6 +31,7 @@ def fit_head(
         batches: Images ``[batch, 3, height, width]`` and class ids ``[batch]``.
         weight_decay: Strength of the penalty on the weight, not on the bias.
         max_iterations: L-BFGS iterations at most.
+        head: Name of the head; None finds it, see `sensitune.sites.find_head`.
 
     Returns:
         The mean cross-entropy it ends with.
@@ -37,11 +39,11 @@ def fit_head(
     Raises:
         ModelError: If the head is not one linear layer.
     """
-    head = _linear_head(model)
-    found = features_of(model, head, batches)
-    features, labels = found.features.to(head.weight).detach(), found.labels.to(head.weight.device)
+    linear = _linear_head(model, head)
+    found = features_of(model, linear, batches)
+    features, labels = found.features.to(linear.weight).detach(), found.labels.to(linear.weight.device)
     with torch.enable_grad():
-        weight, bias = (each.detach().clone().requires_grad_(True) for each in (head.weight, head.bias))
+        weight, bias = (each.detach().clone().requires_grad_(True) for each in (linear.weight, linear.bias))
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=max_iterations, line_search_fn="strong_wolfe")
 
         def objective() -> Tensor:
@@ -53,13 +55,13 @@ def fit_head(
 
         optimizer.step(objective)
     with torch.no_grad():
-        head.weight.copy_(weight)
-        head.bias.copy_(bias)
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias)
         return float(functional.cross_entropy(features @ weight.T + bias, labels))
 
 
-def _linear_head(model: nn.Module) -> nn.Linear:
-    names = find_head(model)
+def _linear_head(model: nn.Module, head: str | Sequence[str] | None) -> nn.Linear:
+    names = find_head(model, head)
     module = model.get_submodule(names[0]) if len(names) == 1 else None
     if not isinstance(module, nn.Linear) or module.bias is None:
         raise ModelError(

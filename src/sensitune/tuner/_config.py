@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from torch import nn
 from sensitune._files import apply_umask
 from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
-from sensitune.sites import find_head
+from sensitune.sites import find_head, unwrapped
 from sensitune.tuner._adapter_card import weight_files, write_adapter_card
 from sensitune.tuner._plan import SitePlan, read_plans
 from sensitune.tuner._register import spt_type
@@ -41,7 +41,8 @@ class SptConfig(PeftConfig):
         dropout: Probability of dropping an element of a LoRA's or Adapter's input in training.
         drop_path: Probability of dropping a sample's LoRA or Adapter output in training.
         init_weights: True starts as the identity; False draws all values at random (for tests).
-        modules_to_save: Modules trained whole and saved with the adapter, such as the classification head.
+        modules_to_save: Modules trained whole and saved with the adapter, such as the classification head. Beside a
+            site plan a module's full name stands for that module alone; otherwise names match as suffixes, as in PEFT.
         exclude_modules: Names, suffixes or a regular expression of modules to leave out.
         check_calls: Raise if the first training forward never calls a tuned layer; False for models that skip layers
             at random.
@@ -151,17 +152,18 @@ class SptConfig(PeftConfig):
         return config.with_plans(plans, allocation.sparse)
 
     @classmethod
-    def for_whole_model(cls, model: nn.Module, **options: Any) -> SptConfig:
+    def for_whole_model(cls, model: nn.Module, *, head: str | Sequence[str] | None = None, **options: Any) -> SptConfig:
         """The configuration of full fine-tuning: every parameter whole, as its difference from the base, and the head.
 
         Args:
             model: The plain model.
+            head: Names of the modules that form the head; None finds them, see `sensitune.sites.find_head`.
             **options: Any other field of `SptConfig` or `PeftConfig`.
 
         Returns:
             A configuration for `peft.get_peft_model`.
         """
-        head = find_head(model)
+        model, head = unwrapped(model), find_head(model, head)
         plans = {
             name: SitePlan(parameter=name, form="whole", size=parameter.numel(), shape=tuple(parameter.shape))
             for name, parameter in model.named_parameters()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
@@ -13,6 +14,7 @@ from peft.utils.integrations import init_empty_weights
 from torch import nn
 
 from sensitune.errors import AdapterFileError, ModelError
+from sensitune.sites import unwrapped
 from sensitune.tuner._calls import CallWatch
 from sensitune.tuner._checks import adapter_file, check_plan, check_tensors
 from sensitune.tuner._combine import check_combination, combine_copies, combine_layer, combined_config
@@ -22,7 +24,10 @@ from sensitune.tuner._linear import refuse_mixed_batch
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._targets import default_plan, wrapper_class
 from sensitune.tuner._tensors import SptTensors, attach, detach, expose
+from sensitune.tuner._whole_modules import exact_modules_to_save
 from sensitune.tuner._withdraw import drop_idle_copies, forget_trained, remember_trained, withdraw
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class SptModel(BaseTuner):
@@ -38,6 +43,7 @@ class SptModel(BaseTuner):
     _watch: CallWatch | None = None
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        model = _inside(model)
         # PEFT writes a new adapter's configuration over one of that name that another method has in the model.
         configs = vars(model).get("peft_config")
         before = dict(configs or {})
@@ -76,7 +82,8 @@ class SptModel(BaseTuner):
         remember_trained(model, adapter_name)
         config.base_description = config.base_description or _describe(model)
         try:
-            super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict=None)
+            with exact_modules_to_save(model, config, adapter_name, self.active_adapters):
+                super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict=None)
             # PEFT visits named modules only, so the root's own parameters (timm's class token) come last.
             root = {site: plan for site, plan in config.plans.items() if not plan.module}
             if root:
@@ -289,6 +296,22 @@ def _check_file(model: nn.Module, config: Any, adapter: str, tensors: dict[str, 
     except AdapterFileError:
         withdraw(model, adapter)
         raise
+
+
+def _inside(model: nn.Module) -> nn.Module:
+    """The model that gets the adapter: adapters are alike with and without a wrapper around it."""
+    inside = unwrapped(model)
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ModelError(
+            "DistributedDataParallel has noted which parameters train. Give its `module` to `get_peft_model`, and wrap "
+            "what that returns."
+        )
+    if inside is not model:
+        wrapper = type(model).__name__
+        _LOGGER.warning(
+            "The adapter goes into the model inside %s; compile or wrap what `get_peft_model` returns.", wrapper
+        )
+    return inside
 
 
 def _describe(model: nn.Module) -> str:
