@@ -5,10 +5,10 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test acceptance versions bench bench-accuracy bench-compare check format lint clean
+.PHONY: help install demo test acceptance versions bench bench-accuracy study report-accuracy bench-compare check format lint clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.installed  ## make .venv with the exact versions of constraints.txt (about 6 GB)
 
@@ -49,6 +49,19 @@ bench-accuracy: install  ## methods at one budget on eleven small tasks (4 hours
 	$(BIN)/python benchmarks/accuracy/report.py benchmarks/accuracy/cpu.yaml runs/accuracy/cpu \
 	  --ours "SPT-LoRA, preset best" SPT-LoRA --also runs/accuracy/adapter_plus/results.json \
 	  --output benchmarks/results/accuracy_cpu.json
+
+# Every run is a row in benchmarks/results/accuracy_long.jsonl: interrupt it at will, on any machine the rest goes on.
+STUDY := long_probe long_start long
+study: install  ## the long profile: what is left of some 600 runs of minutes each (needs apt-get and npm)
+	$(BIN)/python benchmarks/accuracy/prepare.py
+	$(BIN)/python benchmarks/accuracy/shrink.py --image-size 70
+	@for name in $(STUDY); do \
+	  TIMM_FUSED_ATTN=0 $(BIN)/python benchmarks/accuracy/study.py benchmarks/accuracy/$$name.yaml \
+	    --rows benchmarks/results/accuracy_long.jsonl || exit 1; \
+	done
+
+report-accuracy: install  ## compute the study's tables from its rows, into docs/accuracy.md
+	$(BIN)/python benchmarks/accuracy/tables.py
 
 bench-compare: install  ## hold what `make bench` measured against the committed results and the bars
 	@$(BIN)/python benchmarks/speed/compare.py

@@ -121,7 +121,7 @@ def test_a_method_of_its_own_criterion_ranks_by_that(config: RunConfig) -> None:
     assert changed(other, allocation={"method": "layerwise"}).scoring.sensitivity.criterion == "magnitude"
 
 
-@pytest.mark.parametrize("settings", [{"head": "probe"}, {"drop_path": 0.1}, {"criterion": "signal_to_noise"}])
+@pytest.mark.parametrize("settings", [{"drop_path": 0.1}, {"criterion": "signal_to_noise"}])
 def test_the_first_stage_can_be_taken_otherwise(settings: dict[str, Any], config: RunConfig, tmp_path: Path) -> None:
     plain = Run.open(tmp_path / "plain", config).sensitivity()
     other = changed(config, sensitivity=settings)

@@ -159,13 +159,15 @@ def test_a_comparison_loads_them_once_for_all_its_runs(config: RunConfig, tmp_pa
 def test_ingredients_of_other_settings_are_refused(config: RunConfig, tmp_path: Path) -> None:
     run = Run.open(tmp_path / "run", config)
     other = changed(config, seed=1)
-    with pytest.raises(ArgumentError, match="`ingredients` must be made of the run's own backbone, data and seed"):
+    with pytest.raises(
+        ArgumentError, match="`ingredients` must be made of the run's own backbone, data, head start and seed"
+    ):
         Run.open(tmp_path / "other", other, ingredients=run.ingredients)
 
 
 def test_no_stage_changes_the_backbone_that_they_share(config: RunConfig, tmp_path: Path) -> None:
     settings = changed(config, allocation={"method": "full", "budget": None}, recipe={"epochs": 1})
-    run = Run.open(tmp_path / "run", changed(settings, sensitivity={"head": "probe"}))
+    run = Run.open(tmp_path / "run", changed(settings, recipe={"head_start": "probe"}))
     before = {name: tensor.clone() for name, tensor in run.ingredients.backbone.model.state_dict().items()}
     run.sensitivity()
     run.train()

@@ -55,7 +55,7 @@ def compare(
     if unknown := [name for name in methods if name not in METHODS]:
         raise ArgumentError(f"`methods` must be among {', '.join(METHODS)}. Got {unknown[0]!r}.")
     reporter, root = reporter or Silent(), Path(path)
-    ingredients = Ingredients(config.backbone, config.data, config.seed)
+    ingredients = Ingredients.of(config)
 
     def start(allocation: AllocationSettings) -> Run:
         settings = replace(config, allocation=allocation)

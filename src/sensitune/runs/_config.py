@@ -24,7 +24,8 @@ _OF_SOME_METHODS: Final = ("budget", "tau", "placement", "lora_start", "peft")
 class RunConfig:
     """One run: which model is tuned on which images, where the parameters go, and how it is trained.
 
-    What its scores depend on are the groups `backbone`, `data` and `sensitivity`, and the seed: see `scoring`.
+    What its scores depend on are the groups `backbone`, `data` and `sensitivity`, where the head starts, and the seed:
+    see `scoring`.
     """
 
     backbone: BackboneSpec
@@ -60,7 +61,7 @@ class RunConfig:
     def scoring(self) -> Scoring:
         """What the run's scores depend on, and nothing else."""
         sensitivity = self.method.scoring(self.allocation, self.sensitivity)
-        return Scoring(self.backbone, self.data, sensitivity, self.seed)
+        return Scoring(self.backbone, self.data, sensitivity, self.recipe.head_start, self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, ready for YAML."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone, rebuild_backbone
-from sensitune.data import DataSettings, ImageData, ImageTransform, load_data
+from sensitune.data import DataSettings, ImageData, ImageTransform, batches, load_data
 from sensitune.sites import ModelOutline, outline_model
+from sensitune.training import HeadStart, fit_head, resolve_device
+
+if TYPE_CHECKING:
+    from sensitune.runs._config import RunConfig
 
 
 class Ingredients:
@@ -17,14 +22,36 @@ class Ingredients:
         backbone: The model.
         data: The images.
         seed: Of the model's new head.
+        head_start: Whether that head stays random or is fitted to the images.
+        device: Where it is fitted.
     """
 
-    def __init__(self, backbone: BackboneSpec, data: DataSettings, seed: int) -> None:
-        self.made_of = (backbone, data, seed)
+    def __init__(
+        self,
+        backbone: BackboneSpec,
+        data: DataSettings,
+        seed: int,
+        *,
+        head_start: HeadStart = "random",
+        device: str = "auto",
+    ) -> None:
+        self.made_of = (backbone, data, seed, head_start)
         self._spec = backbone
         self._settings = data
         self._seed = seed
+        self._head_start = head_start
+        self._device = device
         self._outlines: dict[bool, ModelOutline] = {}
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Ingredients:
+        """What a run with some settings is made from."""
+        device, head_start = config.compute.device, config.recipe.head_start
+        return cls(config.backbone, config.data, config.seed, head_start=head_start, device=device)
+
+    def suit(self, config: RunConfig) -> bool:
+        """Whether a run with some settings is made from these."""
+        return self.made_of == (config.backbone, config.data, config.seed, config.recipe.head_start)
 
     @cached_property
     def all_data(self) -> ImageData:
@@ -42,7 +69,21 @@ class Ingredients:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The backbone with its new head as it was loaded: to be looked at, never to be changed or moved."""
+        """The backbone and its new head as every stage starts from them: to be looked at, never changed or moved."""
+        backbone, splits = self._loaded, self.data.dataset
+        if self._head_start == "probe":
+            model = backbone.model.to(resolve_device(self._device))
+            parts = [
+                batches(splits[split], self.transform, batch_size=64)
+                for split in ("train", "validation")
+                if split in splits
+            ]
+            fit_head(model, *parts)
+            model.to("cpu")
+        return backbone
+
+    @cached_property
+    def _loaded(self) -> Backbone:
         return load_backbone(self._spec, num_classes=self.data.num_classes, seed=self._seed)
 
     def outline(self, *, split_fused: bool = True) -> ModelOutline:
@@ -58,7 +99,7 @@ class Ingredients:
     @cached_property
     def transform(self) -> ImageTransform:
         """The recorded preprocessing: ImageNet's statistics unless the model's own are asked for."""
-        backbone, settings = self.backbone, self._settings
+        backbone, settings = self._loaded, self._settings
         transform = ImageTransform(
             image_size=backbone.image_size,
             interpolation=backbone.interpolation,

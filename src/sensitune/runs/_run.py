@@ -59,11 +59,13 @@ class Run:
         reporter: Reporter | None = None,
     ) -> None:
         config = folder.config
-        if ingredients is not None and ingredients.made_of != (config.backbone, config.data, config.seed):
-            raise ArgumentError("`ingredients` must be made of the run's own backbone, data and seed. Leave them out.")
+        if ingredients is not None and not ingredients.suit(config):
+            raise ArgumentError(
+                "`ingredients` must be made of the run's own backbone, data, head start and seed. Leave them out."
+            )
         self.folder = folder
         self.reporter = reporter or Silent()
-        self.ingredients = ingredients or Ingredients(config.backbone, config.data, config.seed)
+        self.ingredients = ingredients or Ingredients.of(config)
         self._scores = scores
         self._sensitivity: Sensitivity | None = None
         self._allocation: Allocation | None = None

@@ -15,7 +15,7 @@ from sensitune.data import DataSettings, batches
 from sensitune.runs._ingredients import Ingredients
 from sensitune.runs._settings import DeviceName, SensitivitySettings
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
-from sensitune.training import fit_head, resolve_device
+from sensitune.training import HeadStart, resolve_device
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Scoring:
         backbone: The model.
         data: The images.
         sensitivity: How they are estimated, with what is part of the run's method.
-        seed: Of the head that they are taken with.
+        head_start: Where the head that they are taken with starts.
+        seed: Of that head.
     """
 
     backbone: BackboneSpec
     data: DataSettings
     sensitivity: SensitivitySettings
+    head_start: HeadStart
     seed: int
 
     @property
@@ -58,7 +60,7 @@ def estimate(
 
     Args:
         scoring: What the scores depend on.
-        ingredients: Its backbone and images.
+        ingredients: Its backbone, head included, and images.
         device: Where it is computed.
         progress: Called with the batches done and their number.
 
@@ -70,8 +72,6 @@ def estimate(
     images = ingredients.data.dataset["train"]
     num_batches = min(settings.num_batches, math.ceil(len(images) / settings.batch_size))
     first = partial(batches, images, ingredients.transform, batch_size=settings.batch_size, num_batches=num_batches)
-    if settings.head == "probe":
-        fit_head(model, first())
     return estimate_sensitivity(
         model,
         first(),

@@ -28,9 +28,6 @@ class SensitivitySettings:
     """What makes a parameter sensitive; squared_gradient is the published one. A method may have its own."""
     micro_batch_size: PositiveInt | None = None
     """Images that go through the model at once; lower it where memory is short, the result stays the same."""
-    head: Literal["random", "probe"] = "random"
-    """Head that the scores are taken with: the new random one, or one that is first fitted to the same images with the
-    backbone frozen."""
     drop_path: Share = 0.0
     """Stochastic depth while scoring; the published code leaves it at 0.1, which makes the scores random."""
     split_fused: bool = True

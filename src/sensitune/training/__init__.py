@@ -28,7 +28,7 @@ from sensitune.training._evaluate import Evaluation, evaluate, predict_probabili
 from sensitune.training._groups import parameter_groups
 from sensitune.training._manifest import AdapterManifest, AdapterOrigin, load_tuned
 from sensitune.training._probe import fit_head
-from sensitune.training._recipe import Recipe
+from sensitune.training._recipe import HeadStart, Recipe
 from sensitune.training._result import (
     TrainingFolder,
     TrainingProgress,
@@ -44,6 +44,7 @@ __all__ = [
     "AdapterManifest",
     "AdapterOrigin",
     "Evaluation",
+    "HeadStart",
     "Recipe",
     "TrainingFolder",
     "TrainingProgress",

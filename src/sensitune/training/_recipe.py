@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sensitune._schema import NonNegative, Positive, PositiveInt, Share, check, to_plain
+from sensitune._schema import NonNegative, NonNegativeInt, Positive, PositiveInt, Share, check, to_plain
+from sensitune.errors import ArgumentError
 
 Precision = Literal["auto", "float32", "bfloat16"]
+HeadStart = Literal["random", "probe"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Recipe:
     """Decoupled weight decay; never on 1-D tensors, tokens or sparse values."""
     batch_size: PositiveInt = 64
     """Images per step."""
-    epochs: PositiveInt = 100
-    """Passes over the training split."""
+    epochs: NonNegativeInt = 100
+    """Passes over the training split; 0 leaves the head as `head_start: probe` has fitted it, a linear probe."""
     warmup_share: Share = 0.1
     """Share of all steps over which the learning rate rises linearly; the published 10 of 100 epochs."""
     warmup_learning_rate: NonNegative = 1e-6
@@ -50,9 +52,16 @@ class Recipe:
     """Largest norm of the gradient; None leaves it alone."""
     validate: Literal["epochs", "end"] = "epochs"
     """When the validation split is looked at: after every epoch, to choose one, or at the end alone, to save time."""
+    head_start: HeadStart = "random"
+    """Where the head starts: at random, or fitted to the features of the frozen backbone (linear probing, then
+    fine-tuning: Kumar et al., ICLR 2022), for the scores as for the training."""
 
     def __post_init__(self) -> None:
         check(self)
+        if self.epochs == 0 and self.head_start == "random":
+            raise ArgumentError(
+                "`epochs` must be at least 1 where the head starts at random. Got 0: nothing would be learnt."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, ready for JSON or YAML."""

@@ -12,6 +12,7 @@ from typing import Literal
 from sensitune._files import atomic_write
 from sensitune._schema import (
     NonNegative,
+    NonNegativeInt,
     PositiveInt,
     Seed,
     UnitInterval,
@@ -29,15 +30,15 @@ class EpochMetrics:
     """One line of ``metrics.jsonl``.
 
     Attributes:
-        epoch: The epoch, from 1.
-        train_loss: Mean loss of its steps.
+        epoch: The epoch, from 1; 0 is the start of a recipe without epochs.
+        train_loss: Mean loss of its steps; that of the whole split for epoch 0.
         learning_rate: Learning rate of its last step.
         seconds: Wall-clock seconds it trained, without the validation.
         validation_accuracy: Accuracy after it on the validation split, in [0, 1]; None without such a split.
         validation_loss: Mean cross-entropy there.
     """
 
-    epoch: PositiveInt
+    epoch: NonNegativeInt
     train_loss: float
     learning_rate: NonNegative
     seconds: NonNegative
@@ -51,7 +52,7 @@ class TrainingResult:
 
     Attributes:
         metrics: Every epoch.
-        last_epoch: The last epoch, from 1.
+        last_epoch: The last epoch; 0 if the recipe has none.
         chosen_epoch: The first epoch with the best validation accuracy; None without a validation split.
         test_accuracy_last: Test accuracy of the last epoch's weights, in [0, 1]; None without a test split.
         test_accuracy_chosen: Test accuracy of the chosen epoch's weights.
@@ -66,8 +67,8 @@ class TrainingResult:
     """
 
     metrics: tuple[EpochMetrics, ...]
-    last_epoch: PositiveInt
-    chosen_epoch: PositiveInt | None
+    last_epoch: NonNegativeInt
+    chosen_epoch: NonNegativeInt | None
     test_accuracy_last: UnitInterval | None
     test_accuracy_chosen: UnitInterval | None
     trained_params: PositiveInt
@@ -87,12 +88,12 @@ class TrainingResult:
     @property
     def validation_accuracy_chosen(self) -> float | None:
         """Validation accuracy after the chosen epoch."""
-        return self.metrics[self.chosen_epoch - 1].validation_accuracy if self.chosen_epoch else None
+        return next((row.validation_accuracy for row in self.metrics if row.epoch == self.chosen_epoch), None)
 
     @property
     def images_per_second(self) -> float:
         """Images trained on per second, over all epochs."""
-        return self.num_train_images * len(self.metrics) / self.seconds
+        return self.num_train_images * self.last_epoch / self.seconds
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ def read_metrics(path: str | os.PathLike[str]) -> tuple[EpochMetrics, ...]:
     except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{os.fspath(path)} cannot be read: {error}.") from error
     rows = tuple(read(EpochMetrics, line, source=path, error=RunFolderError) for line in lines)
-    if [row.epoch for row in rows] != list(range(1, len(rows) + 1)):
+    epochs = [row.epoch for row in rows]
+    if epochs not in ([0], list(range(1, len(rows) + 1))):
         raise RunFolderError(
             f"{os.fspath(path)} must hold the epochs from 1 on, one a line. Restore it, or train again."
         )
@@ -210,7 +212,8 @@ def read_result(root: str | os.PathLike[str]) -> TrainingResult | None:
     if isinstance(values, dict):
         values["metrics"] = metrics
     result = read(TrainingResult, values, source=folder.result, error=RunFolderError)
-    if len(metrics) != result.last_epoch or (result.chosen_epoch or 1) > len(metrics):
+    epochs = [row.epoch for row in metrics]
+    if epochs[-1:] != [result.last_epoch] or result.chosen_epoch not in (None, *epochs):
         raise RunFolderError(
             f"{folder.metrics} holds {len(metrics)} epochs, {folder.result.name} tells of {result.last_epoch}. Restore "
             "them, or train again."

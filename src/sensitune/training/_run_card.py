@@ -116,11 +116,14 @@ class _TrainedAdapter:
         noise = f"dropout {recipe.dropout:g}, drop-path {recipe.drop_path:g}"
         if result.frozen_features:
             noise = "the backbone as in evaluation"
+        head = " The head started fitted to the frozen backbone's features." if recipe.head_start == "probe" else ""
+        if recipe.epochs == 0:
+            return f"One run, seed {result.seed}.{head} Nothing was trained after that."
         return (
             f"One run, seed {result.seed}: {recipe.epochs} epochs over {result.num_train_images:,} images in batches "
             f"of {recipe.batch_size}, AdamW at {recipe.learning_rate:g}{in_place}, weight decay "
-            f"{recipe.weight_decay:g}, {noise}, {result.precision} on {result.device}. Nothing was chosen on the test "
-            "split, which is read once the training is over. Another seed can differ by a point or more."
+            f"{recipe.weight_decay:g}, {noise}, {result.precision} on {result.device}.{head} Nothing was chosen on the "
+            "test split, which is read once the training is over. Another seed can differ by a point or more."
         )
 
 

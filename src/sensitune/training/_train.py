@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import ArgumentError
 from sensitune.training._checkpoints import TrainingSetting, last_checkpoint, metrics_so_far, open_checkpoints
 from sensitune.training._device import resolve_device, resolve_dtype
-from sensitune.training._evaluate import evaluate
+from sensitune.training._evaluate import Evaluation, evaluate
 from sensitune.training._manifest import AdapterManifest
 from sensitune.training._reading import Reading, check_model, open_reading, prepare_splits
 from sensitune.training._recipe import Recipe
@@ -26,6 +27,7 @@ from sensitune.training._result import (
     TrainingFolder,
     TrainingProgress,
     TrainingResult,
+    write_metrics,
     write_result,
 )
 from sensitune.training._run_card import write_card
@@ -107,7 +109,7 @@ def train(
     test_accuracy_last, test_accuracy_chosen = run.test(chosen_epoch)
     result = TrainingResult(
         metrics=tuple(metrics),
-        last_epoch=len(metrics),
+        last_epoch=metrics[-1].epoch,
         chosen_epoch=chosen_epoch,
         test_accuracy_last=test_accuracy_last,
         test_accuracy_chosen=test_accuracy_chosen,
@@ -136,6 +138,8 @@ class _Run:
 
     def fit(self, metrics: list[EpochMetrics], progress: Callable[[TrainingProgress], None] | None) -> int | None:
         """Train what is left to train, add to the metrics, keep the last weights; return the chosen epoch."""
+        if self.recipe.epochs == 0:
+            return self._keep_start(metrics)
         # transformers' trainer takes seconds to import: only those who train wait for it.
         from sensitune.training._callbacks import EpochRecorder, ProgressReporter
         from sensitune.training._trainer import RecipeTrainer, restored_verbosity
@@ -156,6 +160,20 @@ class _Run:
         save_weights(self.model, self.folder.adapter, manifest=self.manifest)
         return recorder.chosen_epoch
 
+    def _keep_start(self, metrics: list[EpochMetrics]) -> int | None:
+        """What `fit` is where there is nothing to train."""
+        started = time.perf_counter()
+        found = {split: self._evaluate(split) for split in self.reading.splits if split != "test"}
+        seconds, validation = time.perf_counter() - started, found.get("validation")
+        row = EpochMetrics(0, found["train"].loss, 0.0, seconds)
+        save_weights(self.model, self.folder.adapter, manifest=self.manifest)
+        if validation is not None:
+            row = replace(row, validation_accuracy=validation.accuracy, validation_loss=validation.loss)
+            save_weights(self.model, self.folder.candidate(0))
+        metrics.append(row)
+        write_metrics(self.folder.metrics, metrics)
+        return None if validation is None else 0
+
     def test(self, chosen_epoch: int | None) -> tuple[float | None, float | None]:
         """Test accuracy of the last and of the chosen weights; the chosen ones get a folder of their own."""
         last = self._test_accuracy()
@@ -168,11 +186,17 @@ class _Run:
         return last, chosen
 
     def _test_accuracy(self) -> float | None:
-        if "test" not in self.reading.splits:
-            return None
-        settings: dict[str, Any] = {"precision": self.recipe.precision, "batch_size": self.recipe.batch_size}
-        settings |= {"device": self.device, "num_workers": 0 if self.reading.of_features else self.num_workers}
-        return evaluate(self.reading.module, self.reading.splits["test"], **settings).accuracy
+        return self._evaluate("test").accuracy if "test" in self.reading.splits else None
+
+    def _evaluate(self, split: str) -> Evaluation:
+        return evaluate(
+            self.reading.module,
+            self.reading.splits[split],
+            precision=self.recipe.precision,
+            batch_size=self.recipe.batch_size,
+            device=self.device,
+            num_workers=0 if self.reading.of_features else self.num_workers,
+        )
 
     def describe(self, result: TrainingResult) -> None:
         """Write the model cards, now that the numbers are known."""

@@ -1,0 +1,168 @@
+r"""The study's tables from its rows alone, put into the pages that quote them.
+
+    python benchmarks/accuracy/tables.py          # computes the tables and writes them into docs/accuracy.md
+    python benchmarks/accuracy/tables.py --check  # only says whether the page holds what the rows give
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. `TABLES` has the names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from rows import Row
+from statistics_of_runs import mean_and_error
+from study import Study
+
+from report import markdown, summarise
+from sensitune.sweeps import RunKey, SweepConfig, SweepResult, SweepRun
+
+HERE = Path(__file__).parent
+ROWS = HERE.parent / "results/accuracy_long.jsonl"
+PAGE = HERE.parents[1] / "docs/accuracy.md"
+
+
+def result_of(name: str, *, rows: Path = ROWS) -> SweepResult:
+    """What the rows say of a profile: the tested runs of every method whose setting is chosen.
+
+    Args:
+        name: The profile's file without its ending.
+        rows: The rows.
+
+    Returns:
+        The runs as a sweep finds them.
+    """
+    study = Study(SweepConfig.from_yaml(HERE / f"{name}.yaml"), rows)
+    config, choices, by_key = study.config, study.choices(), {row.key: row for row in study.rows}
+    keys = [
+        RunKey(task, method, choices[method], seed)
+        for seed in config.seeds
+        for task, method in config.pairs()
+        if method in choices
+    ]
+    found = [(key, by_key[study.row_key(key)]) for key in keys if study.row_key(key) in by_key]
+    runs = tuple(_run(key, row) for key, row in found if row.test_accuracy is not None)
+    failed = {key: "The training diverged." for key, row in found if row.test_accuracy is None}
+    planned = len(config.sources) * len(config.methods) * len(config.seeds)
+    return SweepResult(config, runs, planned, failed, {})
+
+
+def _run(key: RunKey, row: Row) -> SweepRun:
+    assert row.test_accuracy is not None
+    return SweepRun(key, row.test_accuracy, row.validation_accuracy, row.trainable_params, row.seconds, "")
+
+
+def joined(first: SweepResult, second: SweepResult) -> SweepResult:
+    """Two profiles of the same tasks and seeds as one table; the second's methods come first."""
+    config = replace(first.config, methods={**second.config.methods, **first.config.methods})
+    return SweepResult(
+        config,
+        (*second.runs, *first.runs),
+        first.num_runs + second.num_runs,
+        {**first.failed, **second.failed},
+        {},
+    )
+
+
+def long_table() -> str:
+    """Every method of the long profile."""
+    result = joined(result_of("long"), result_of("long_probe"))
+    if not result.runs:
+        return "No run yet.\n"
+    ours = [
+        label for label in ("SPT-LoRA, preset best", "SPT-LoRA") if any(run.key.method == label for run in result.runs)
+    ]
+    return markdown(summarise(result, ours or [result.runs[0].key.method]), ours)
+
+
+def start_table() -> str:
+    """A random head against a fitted one, on test and validation pictures, at each learning rate."""
+    study = Study(SweepConfig.from_yaml(HERE / "long_start.yaml"), ROWS)
+    by_key = {row.key: row for row in study.rows}
+    probes = {row.task: row for row in study.rows if row.method == "Linear probe"}
+    tasks = list(study.config.sources)
+    lines = [
+        _line(["method", "lr", "head", *tasks, "mean", "validation"]),
+        _line(["---", "---:", "---", *["---:"] * (len(tasks) + 2)]),
+    ]
+    if all(task in probes for task in tasks):
+        lines.append(_start_line("Linear probe", "–", "fitted", [probes[task] for task in tasks]))
+    gains: list[float] = []
+    for method in study.config.methods:
+        for rate in study.config.choose["recipe.learning_rate"]:
+            found: dict[str, list[Row]] = {}
+            for start in ("random", "probe"):
+                keys = [
+                    study.row_key(RunKey(task, method, {"recipe.head_start": start, "recipe.learning_rate": rate}, 0))
+                    for task in tasks
+                ]
+                found[start] = [by_key[key] for key in keys if key in by_key]
+                if len(found[start]) == len(tasks):
+                    shown = {"random": "random", "probe": "fitted"}[start]
+                    lines.append(_start_line(method, f"{rate:g}", shown, found[start]))
+            if all(len(each) == len(tasks) for each in found.values()):
+                gains += [_test(b) - _test(a) for a, b in zip(found["random"], found["probe"], strict=True)]
+    if len(gains) > 1:
+        mean, error = mean_and_error(gains)
+        lines += [
+            "",
+            f"The fitted head gains {mean:+.1f} ± {error:.1f} points of test accuracy over {len(gains)} pairs of runs.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _start_line(method: str, rate: str, head: str, rows: Sequence[Row]) -> str:
+    tests = [_test(row) for row in rows]
+    validation = fmean(100 * (row.validation_accuracy or 0) for row in rows)
+    return _line([method, rate, head, *(f"{each:.1f}" for each in (*tests, fmean(tests), validation))])
+
+
+def _test(row: Row) -> float:
+    return 100 * (row.test_accuracy or 0.0)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+TABLES: Mapping[str, Callable[[], str]] = {"long": long_table, "long_start": start_table}
+
+
+def filled(page: str) -> str:
+    """A page with its tables computed anew.
+
+    Args:
+        page: Its Markdown.
+
+    Returns:
+        The same, each table between its marks replaced.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n\n{TABLES[match[1]]()}\n<!-- end of table -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end of table -->", table, page, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Write the tables, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    before = PAGE.read_text(encoding="utf-8")
+    after = filled(before)
+    if arguments.check:
+        sys.exit(f"{PAGE.name} differs from the rows: run `make report-accuracy`." if before != after else 0)
+    PAGE.write_text(after, encoding="utf-8")
+    for name, make in TABLES.items():
+        print(f"## {name}\n\n{make()}")
+
+
+if __name__ == "__main__":
+    main()
