@@ -10,6 +10,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from transformers import (
+    CamembertConfig,
+    CamembertForSequenceClassification,
     CLIPConfig,
     CLIPForImageClassification,
     DistilBertConfig,
@@ -24,6 +26,8 @@ from transformers import (
     TimmWrapperForImageClassification,
     WhisperConfig,
     WhisperForAudioClassification,
+    XLNetConfig,
+    XLNetForQuestionAnsweringSimple,
 )
 
 from sensitune import estimate_sensitivity
@@ -49,6 +53,15 @@ def task_model(name: str) -> nn.Module:
         "clip": clip,
         "t5": lambda: T5ForQuestionAnswering(
             T5Config(d_model=16, num_layers=2, num_heads=2, d_kv=8, d_ff=32, vocab_size=50)
+        ),
+        # its classifier comes before its trunk
+        "camembert": lambda: CamembertForSequenceClassification(
+            CamembertConfig(
+                hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50
+            )
+        ),
+        "xlnet": lambda: XLNetForQuestionAnsweringSimple(
+            XLNetConfig(d_model=16, n_layer=2, n_head=2, d_inner=32, vocab_size=50)
         ),
         "whisper": lambda: WhisperForAudioClassification(
             WhisperConfig(
@@ -79,6 +92,8 @@ def task_model(name: str) -> nn.Module:
     ("name", "head"),
     [
         ("clip", ("classifier",)),
+        ("camembert", ("classifier",)),
+        ("xlnet", ("qa_outputs",)),
         ("t5", ("qa_outputs",)),
         ("whisper", ("projector", "classifier")),
         ("pp_lcnet", ("head",)),

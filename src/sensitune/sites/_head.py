@@ -23,7 +23,7 @@ from sensitune.sites._wrapped import (
 
 # What a model of one's own calls its last layer, where it is one; under any other name it is a layer like the others.
 _CALLED = frozenset({"classification_head", "classifier", "cls_head", "fc", "head", "heads", "logits", "score"})
-_TASK_MODEL = re.compile(r"For(\w*Classification\w*|QuestionAnswering|MultipleChoice|NextSentencePrediction)$")
+_TASK_MODEL = re.compile(r"For(\w*Classification\w*|QuestionAnswering(Simple)?|MultipleChoice|NextSentencePrediction)$")
 _MOST = 0.1  # of a model's parameters, for what a head holds beside the layers that make the logits
 _NAMED = "sensitune_head"
 _LISTS = (nn.ModuleList, nn.ModuleDict)
@@ -137,15 +137,14 @@ def _declared(model: nn.Module) -> list[str]:
 
 
 def _of_task_model(model: nn.Module) -> list[str]:
-    """What a task model of transformers has after its trunk; its last layer, if that is of the labels' width, else."""
+    """What a task model of transformers has beside its trunk; its last layer, if that is of the labels' width, else."""
     children = weighted_children(model)
-    trunks = [index for index, (name, child) in enumerate(children) if _is_trunk(model, name, child)]
-    if not trunks and len(children) > 1:
-        sizes = [num_params(child) for _, child in children[:-1]]
-        trunks = [sizes.index(max(sizes))]
     labels = getattr(model.config, "num_labels", None)
-    after = children[trunks[-1] + 1 :] if trunks else []
-    if names := [name for name, child in after if not _only_convolves(child, labels)]:
+    beside = [(name, child) for name, child in children if not _is_trunk(model, name, child)]
+    if len(beside) == len(children) > 1:  # nothing says which is the trunk: it ends with the largest
+        sizes = [num_params(child) for _, child in children[:-1]]
+        beside = children[sizes.index(max(sizes)) + 1 :]
+    if names := [name for name, child in beside if not _only_convolves(child, labels)]:
         return names
     inside = [join(name, each) for name, child in children if is_timm_model(child) for each in _declared(child)]
     last = _last_layer(model)
@@ -154,7 +153,8 @@ def _of_task_model(model: nn.Module) -> list[str]:
 
 
 def _is_trunk(model: nn.Module, name: str, child: nn.Module) -> bool:
-    return name == model.base_model_prefix or is_transformers_model(child) or is_timm_model(child)
+    known = is_transformers_model(child) or is_timm_model(child)
+    return name == model.base_model_prefix or known or isinstance(child, nn.Embedding)
 
 
 def _only_convolves(module: nn.Module, labels: int | None) -> bool:
