@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from sensitune.sites import forget_caches
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
     """Restore everything a pass over the model may touch, also when it fails half-way.
 
-    That is: training flags of each module, ``grad`` and ``requires_grad`` of each parameter, the buffers' values, and
-    the random state of Python, NumPy, torch on the CPU and on the model's CUDA devices. Weights are never written.
+    That is: training flags of each module and whatever else it notes on itself, ``grad`` and ``requires_grad`` of each
+    parameter, the buffers' values, and the random state of Python, NumPy, torch on the CPU and on the model's CUDA
+    devices. Weights are never written.
 
     Args:
         model: The model to lend.
@@ -24,7 +30,13 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing; inside, the gradients are empty.
     """
-    with _random_state_kept(model), _buffers_kept(model), _parameters_kept(model), _training_flags_kept(model):
+    with (
+        _random_state_kept(model),
+        _buffers_kept(model),
+        _parameters_kept(model),
+        _training_flags_kept(model),
+        _notes_kept(model),
+    ):
         yield
 
 
@@ -50,6 +62,39 @@ def _parameters_kept(model: nn.Module) -> Iterator[None]:
         for parameter, requires_grad, gradient in found:
             parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
+
+
+@contextmanager
+def _notes_kept(model: nn.Module) -> Iterator[None]:
+    """Caches and other attributes. A forward starts without what the one before kept, whose graph is gone by then."""
+    found = [(module, _attributes(module)) for module in model.modules()]
+
+    def forget(*_: object) -> None:
+        for module, before in found:
+            noted = {name for name, value in _attributes(module).items() if isinstance(value, torch.Tensor)}
+            _put_back(module, before, noted)
+        forget_caches(model)
+
+    forget()
+    handle = model.register_forward_pre_hook(forget)
+    try:
+        yield
+    finally:
+        handle.remove()
+        for module, before in found:
+            _put_back(module, before, before.keys() | _attributes(module).keys())
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
+
+
+def _put_back(module: nn.Module, before: Mapping[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        if name in before:
+            vars(module)[name] = before[name]
+        else:
+            del vars(module)[name]
 
 
 @contextmanager

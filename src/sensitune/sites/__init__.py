@@ -12,6 +12,7 @@ Example:
     ['blocks.0.attn.qkv.weight[q]', 'blocks.0.attn.qkv.weight[k]', 'blocks.0.attn.qkv.weight[v]']
 """
 
+from sensitune.sites._caches import empty_caches, forget_caches
 from sensitune.sites._geometry import Geometry, is_conv1d, is_plain_linear
 from sensitune.sites._head import find_head, name_head
 from sensitune.sites._outline import find_sites, outline_model
@@ -24,8 +25,10 @@ __all__ = [
     "Kind",
     "ModelOutline",
     "Site",
+    "empty_caches",
     "find_head",
     "find_sites",
+    "forget_caches",
     "is_conv1d",
     "is_plain_linear",
     "is_token",

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from sensitune.tuner import hold_statistics
+
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
@@ -23,7 +25,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def hold_frozen_parts(model: nn.Module, head: nn.Module | None) -> None:
     """Before a step: what is not trained works as it will when the model is used.
 
-    Pretrained batch norms keep their running statistics, which an adapter folder does not hold. Where the head alone
+    Pretrained norms keep their running statistics, which an adapter folder does not hold. Where the head alone
     trains, drop-path and dropout before it have nothing to regularise and are off: the backbone works as in evaluation.
 
     Args:
@@ -33,6 +35,4 @@ def hold_frozen_parts(model: nn.Module, head: nn.Module | None) -> None:
     if head is not None:
         model.eval()
         head.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    hold_statistics(model)

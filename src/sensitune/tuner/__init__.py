@@ -25,8 +25,9 @@ from sensitune.tuner._card import ModelCard
 from sensitune.tuner._config import SptConfig
 from sensitune.tuner._lora_start import apply_lora_start
 from sensitune.tuner._model import SptModel
+from sensitune.tuner._norms import hold_statistics
 from sensitune.tuner._register import register
 
 register(SptConfig, SptModel)
 
-__all__ = ["ModelCard", "SptConfig", "SptModel", "adapter_card", "apply_lora_start"]
+__all__ = ["ModelCard", "SptConfig", "SptModel", "adapter_card", "apply_lora_start", "hold_statistics"]

@@ -21,6 +21,8 @@ from sensitune.tuner._combine import check_combination, combine_copies, combine_
 from sensitune.tuner._config import SptConfig
 from sensitune.tuner._layer import ROLES, ModuleOptions, SptLayer
 from sensitune.tuner._linear import refuse_mixed_batch
+from sensitune.tuner._norms import hold_statistics, warn_of_held
+from sensitune.tuner._notes import refresh, refreshing
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._targets import default_plan, wrapper_class
 from sensitune.tuner._tensors import SptTensors, attach, detach, expose
@@ -92,6 +94,9 @@ class SptModel(BaseTuner):
         except Exception:
             withdraw(model, adapter_name)
             raise
+        if not config.inference_mode:
+            warn_of_held(hold_statistics(model))
+        refresh(model)
         if config.check_calls:
             self._watch = self._watch or CallWatch()
             self._watch.arm(model)
@@ -246,6 +251,26 @@ class SptModel(BaseTuner):
         refuse_mixed_batch(kwargs)
         yield
 
+    def train(self, mode: bool = True) -> SptModel:
+        """Training or evaluation mode; norms keep their running statistics in both, as an adapter does not hold them.
+
+        Args:
+            mode: True is training mode.
+
+        Returns:
+            The model itself.
+        """
+        super().train(mode)
+        hold_statistics(self.model)
+        refresh(self.model)
+        return self
+
+    set_adapter = refreshing(BaseTuner.set_adapter)
+    enable_adapter_layers = refreshing(BaseTuner.enable_adapter_layers)
+    disable_adapter_layers = refreshing(BaseTuner.disable_adapter_layers)
+    delete_adapter = refreshing(BaseTuner.delete_adapter)
+    unmerge_adapter = refreshing(BaseTuner.unmerge_adapter)
+
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Write the adapters into the base weights; `unmerge_adapter` restores them bit for bit.
 
@@ -259,6 +284,7 @@ class SptModel(BaseTuner):
         """
         self._check_mergeable(adapter_names, safe_merge=safe_merge)
         super().merge_adapter(adapter_names=adapter_names, safe_merge=False)
+        refresh(self.model)
 
     def _check_mergeable(self, adapter_names: list[str] | None, *, safe_merge: bool) -> None:
         for _, layer in self._layers():
@@ -276,17 +302,27 @@ class SptModel(BaseTuner):
             self._check_mergeable(adapter_names, safe_merge=safe_merge)
         if self._watch is not None:
             self._watch.disarm()
+        tensors = [layer for _, layer in layers if isinstance(layer, SptTensors)]
         for _, layer in layers:
             layer.keep_originals = False  # the adapter is about to be gone, so nothing could be unmerged
-            if isinstance(layer, SptTensors):
-                if merge:
-                    layer.merge(adapter_names=adapter_names)
-                detach(layer.get_base_layer())
+        for child in tensors if merge else []:
+            child.merge(adapter_names=adapter_names)
         drop_idle_copies(self.model)
-        forget_trained(self.model)
-        return super()._unload_and_optionally_merge(
+        plain = super()._unload_and_optionally_merge(
             merge=merge, progressbar=progressbar, safe_merge=False, adapter_names=adapter_names
         )
+        for child in tensors:
+            detach(child.get_base_layer())
+        forget_trained(self.model)
+        refresh(self.model)
+        return plain
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """PEFT wants every module that it puts back to have a weight of its own; a head may consist of several."""
+        if isinstance(new_module, SptLayer):
+            super()._replace_module(parent, child_name, new_module, child)
+        else:
+            setattr(parent, child_name, new_module)
 
 
 def _check_file(model: nn.Module, config: Any, adapter: str, tensors: dict[str, torch.Tensor]) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from sensitune.errors import ModelError
 from sensitune.tuner._layer import SptLayer
+from sensitune.tuner._notes import keeps_notes, run_without_notes, state_without_notes
 
 CHILD = "tuned_tensors"
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -87,7 +88,7 @@ def expose(owner: nn.Module) -> None:
     """
     child = owner._modules[CHILD]
     assert isinstance(child, SptTensors)
-    owner.__class__ = _tuned_class(_plain_class(owner), child.tuned_names)
+    owner.__class__ = _tuned_class(_plain_class(owner), child.tuned_names, keeps_notes(owner))
 
 
 def detach(owner: nn.Module) -> None:
@@ -105,25 +106,27 @@ def _plain_class(owner: nn.Module) -> type[nn.Module]:
     return plain
 
 
-_TUNED_CLASSES: dict[tuple[type[nn.Module], frozenset[str]], type[nn.Module]] = {}
+_TUNED_CLASSES: dict[tuple[type[nn.Module], frozenset[str], bool], type[nn.Module]] = {}
 
 
-def _tuned_class(plain: type[nn.Module], names: frozenset[str]) -> type[nn.Module]:
+def _tuned_class(plain: type[nn.Module], names: frozenset[str], notes: bool) -> type[nn.Module]:
     """The subclass of `plain` whose parameters `names` are read through the tuner; one per combination, so == works."""
-    key = (plain, names)
+    key = (plain, names, notes)
     if key not in _TUNED_CLASSES:
-        _TUNED_CLASSES[key] = _make_tuned_class(plain, names)
+        _TUNED_CLASSES[key] = _make_tuned_class(*key)
     return _TUNED_CLASSES[key]
 
 
-def _make_tuned_class(plain: type[nn.Module], names: frozenset[str]) -> type[nn.Module]:
+def _make_tuned_class(plain: type[nn.Module], names: frozenset[str], notes: bool) -> type[nn.Module]:
     body: dict[str, Any] = {name: property(_reader(name), _writer(name), _deleter(name)) for name in names}
+    if notes:
+        body["forward"] = lambda self, *args, **kwargs: run_without_notes(plain, self, *args, **kwargs)
     body |= {
         "_spt_plain_class": plain,
         "__module__": plain.__module__,
         "__qualname__": plain.__qualname__,
         "__doc__": plain.__doc__,
-        "__reduce_ex__": lambda self, protocol: (_rebuild, (plain, names), self.__dict__),
+        "__reduce_ex__": lambda self, protocol: (_rebuild, (plain, names, notes), state_without_notes(self)),
     }
     return type(plain.__name__, (plain,), body)
 
@@ -162,6 +165,7 @@ def _deleter(name: str) -> Any:
     return delete
 
 
-def _rebuild(plain: type[nn.Module], names: frozenset[str]) -> nn.Module:
+def _rebuild(plain: type[nn.Module], names: frozenset[str], notes: bool) -> nn.Module:
     """Make an empty instance for `copy.deepcopy` and `pickle`, which fill in the state."""
-    return _tuned_class(plain, names).__new__(_tuned_class(plain, names))
+    tuned = _tuned_class(plain, names, notes)
+    return tuned.__new__(tuned)
