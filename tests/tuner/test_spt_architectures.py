@@ -14,6 +14,7 @@ from model_properties import assert_merged_equals_unmerged, assert_unmerging_res
 from peft import get_peft_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torchvision.models.swin_transformer import SwinTransformer
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -21,6 +22,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     Qwen2Config,
@@ -53,6 +56,7 @@ GPT2 = {
     "eos_token_id": 2,
 }
 T5 = {"d_model": 16, "num_layers": 2, "num_heads": 2, "d_kv": 8, "d_ff": 24, "vocab_size": 50}
+MAMBA = {"num_hidden_layers": 1, "state_size": 4, "time_step_rank": 4, "use_mambapy": False}
 SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "num_classes": 5}
 BEIT = {"img_size": 16, "patch_size": 8, "depth": 2, "embed_dim": 16, "num_heads": 2, "num_classes": 5}
 
@@ -114,6 +118,13 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], str, set[str], set[str]]] = {
     "timm eva, fused": (timm_model("eva_giant_patch14_224", **BEIT), "image", {"proj", "fc1", "fc2"}, {"q", "k", "v"}),
     "timm swin v2": (
         timm_model("swinv2_tiny_window8_256", **SWIN), "wide image", {"proj", "fc1", "fc2"}, {"q", "k", "v"},
+    ),
+    "torchvision swin": (
+        lambda: SwinTransformer([4, 4], 12, [1, 1], [1, 2], [4, 4], num_classes=5, stochastic_depth_prob=0.0),
+        "wide image", {"q", "k", "v", "proj"}, set(),
+    ),
+    "mamba": (
+        lambda: MambaForCausalLM(MambaConfig(**LANGUAGE | MAMBA)), "language", {"in_proj", "proj"}, {"dt_proj"},
     ),
     "torch encoder": (Encoder, "vectors", {"fc1", "fc2"}, {"q", "k", "v", "proj"}),
 }  # fmt: skip

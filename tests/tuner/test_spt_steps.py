@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_properties import assert_same_state, state_of
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from tuned_models import IMAGES, LABELS, add, gradients_of, mixed_allocation, tiny_vit, tuned_vit
+from tuned_models import IMAGES, LABELS, add, gradients_of, mixed_allocation, seeded, tiny_vit, tuned_vit
+
+from sensitune.tuner import SptConfig
 
 
 def watch_activations(model: nn.Module) -> dict[str, StorageWeakRef]:
@@ -64,6 +66,39 @@ FIRST: dict[str, tuple[Make, torch.dtype, bool]] = {
     "bfloat16 autocast": (tuned_vit, torch.float32, True),
     "bfloat16 base": (lambda: tuned_vit(dtype=torch.bfloat16), torch.bfloat16, False),
     "two adapters": (two_adapters, torch.float32, False),
+}
+
+
+def recurrent_and_convolutional(r: int) -> PeftModel:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 6, 4, 4), nn.LayerNorm(6)
+            self.rnn, self.head = nn.GRU(6, 6, batch_first=True), nn.Linear(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.conv(x).flatten(2).mT)
+            return self.head(self.rnn(x)[0].mean(1))
+
+    plan = {
+        "rnn.weight_hh_l0": {"parameter": "rnn.weight_hh_l0", "form": "sparse", "size": 7, "shape": [18, 6]},
+        "norm.weight": {"parameter": "norm.weight", "form": "whole", "size": 6, "shape": [6]},
+        "conv.weight": {
+            "parameter": "conv.weight",
+            "form": "lora" if r else "sparse",
+            "size": r or 9,
+            "shape": [6, 3, 4, 4],
+        },
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = SptConfig(site_plan=plan, target_modules=["rnn", "norm", "conv"], init_weights=False)
+        return get_peft_model(seeded(Network), config)
+
+
+FIRST |= {
+    "other layers, LoRA": (lambda: recurrent_and_convolutional(2), torch.float32, False),
+    "other layers, sparse": (lambda: recurrent_and_convolutional(0), torch.float32, False),
 }
 
 

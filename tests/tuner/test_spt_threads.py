@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import sys
 import threading
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from model_properties import assert_same_state, output_of, state_of
 from peft import PeftModel, get_peft_model
 from timm.layers import StdConv2d
+from timm.models.levit import Attention
 from torch import nn
 from tuned_models import IMAGES, LABELS, add, mixed_allocation, seeded, tiny_vit, trained, tuned_vit
 
@@ -80,8 +82,59 @@ def tuned_linears(layer: type[nn.Linear] = nn.Linear, *, hooked: bool = False, w
     ).eval()
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(16, 6, batch_first=True), nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.head(self.rnn(x.flatten(1, 2))[0].mean(1))
+        return output
+
+
+class FusedEncoder(nn.Module):
+    """torch's encoder layer, which reads its parts' weights in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.TransformerEncoderLayer(16, 2, 24, 0.0, batch_first=True), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.head(self.layer(x.flatten(1, 2)).mean(1))
+        return output
+
+
+class KeepsBiases(nn.Module):
+    """timm's LeViT attention, which keeps its biases in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = Attention(16, 4, 2, resolution=(6, 8), use_conv=False), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.head(self.attention(x.flatten(1, 2)).mean(1))
+        return output
+
+
+def tuned_parameters(make: Callable[[], nn.Module], *parameters: str) -> PeftModel:
+    """Parameters tuned whole."""
+    model = seeded(make)
+    shapes = {name: list(model.get_parameter(name).shape) for name in parameters}
+    plan = {
+        name: {"parameter": name, "form": "whole", "size": math.prod(shape), "shape": shape}
+        for name, shape in shapes.items()
+    }
+    modules = [name.rpartition(".")[0] for name in parameters]
+    return get_peft_model(model, SptConfig(site_plan=plan, target_modules=modules, init_weights=False)).eval()
+
+
 MODELS = {
     "vit": tuned_vit,
+    "a recurrent network": lambda: tuned_parameters(Recurrent, "rnn.weight_hh_l0", "rnn.bias_ih_l0"),
+    "a fused encoder": lambda: tuned_parameters(
+        FusedEncoder, "layer.linear1.weight", "layer.self_attn.out_proj.weight"
+    ),
+    "attention that keeps its biases": lambda: tuned_parameters(KeepsBiases, "attention.attention_biases"),
     "whole weights": lambda: tuned_linears(whole=True),
     "hooked layers": lambda: tuned_linears(hooked=True),
     "linear layers with a forward of their own": lambda: tuned_linears(Doubled),
@@ -124,6 +177,17 @@ def test_another_thread_always_reads_the_bases_weights_while_the_model(doing: st
     with repeating(training(tuned) if doing == "trains" else lambda: predict(tuned)) as done:
         while done() < 40:
             wrong |= {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_stored_weights_of_any_model_are_the_bases_while_another_thread_predicts(name: str) -> None:
+    tuned = MODELS[name]()
+    before, wrong = state_of(tuned), set()
+    with repeating(lambda: predict(tuned)) as done:
+        while done() < 20:
+            now = tuned.state_dict()  # as a thread that saves checkpoints reads it
+            wrong |= {key for key, value in before.items() if not torch.equal(now[key], value)}
     assert not wrong
 
 

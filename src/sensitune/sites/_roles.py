@@ -23,7 +23,7 @@ def parent_reads_weight(parent: nn.Module, name: str) -> bool:
     """Whether `parent` uses the weight of its child layer `name` itself, so that a module around it would never run.
 
     `nn.MultiheadAttention` does so with ``out_proj``; timm's BEiT, EVA and Swin v2 attention with ``qkv``, whose bias
-    they keep apart in ``q_bias`` and ``v_bias``. Such a weight can be tuned sparsely only.
+    they keep apart in ``q_bias`` and ``v_bias``; Mamba with ``dt_proj``. Such a weight can be tuned sparsely only.
 
     Args:
         parent: The module that holds the layer.
@@ -32,7 +32,8 @@ def parent_reads_weight(parent: nn.Module, name: str) -> bool:
     Returns:
         True if calling the layer would have no effect.
     """
-    return isinstance(parent, nn.MultiheadAttention) or (name == "qkv" and hasattr(parent, "q_bias"))
+    by_name = (name == "qkv" and hasattr(parent, "q_bias")) or (name == "dt_proj" and hasattr(parent, "x_proj"))
+    return isinstance(parent, nn.MultiheadAttention) or by_name
 
 
 def is_token(parameter: str) -> bool:

@@ -1,7 +1,7 @@
-"""A tuned layer that the model never calls cannot learn: the first training forward finds it and says so.
+"""A tuned layer that the model never uses cannot learn: the first training forward finds it and says so.
 
-Some modules read the weight of a layer and never call the layer itself, so that what wraps it stays without effect and
-without a gradient. Two one-shot hooks on the model look out for that; after the first training forward they are gone.
+A layer is used if it is called, or if another module computes with its weight. Two one-shot hooks on the model look out
+for that; after the first training forward they are gone.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from sensitune.errors import ModelError
-from sensitune.tuner._layer import SptLayer
-from sensitune.tuner._tensors import SptTensors
+from sensitune.tuner._norms import moving_statistics, warn_of_moving
+from sensitune.tuner._wrapper import SptWrapper
 
 
 class CallWatch:
@@ -48,8 +48,12 @@ class CallWatch:
             return
         for handle in self._layer_handles:  # of a forward that failed half-way
             handle.remove()
+        warn_of_moving(moving_statistics(model))  # the model may have been set to training mode around `SptModel`
         self._called = set()
-        self._layer_handles = [layer.register_forward_pre_hook(self._record) for _, layer in _trained_layers(model)]
+        layers = [layer for _, layer in _trained_layers(model)]
+        for layer in layers:
+            layer.weight_was_read = False
+        self._layer_handles = [layer.register_forward_pre_hook(self._record) for layer in layers]
 
     def _record(self, layer: nn.Module, args: Any) -> None:
         self._called.add(id(layer))
@@ -58,14 +62,17 @@ class CallWatch:
         if not self._layer_handles:
             return
         self.disarm()
-        missed = [name for name, layer in _trained_layers(model) if id(layer) not in self._called]
+        missed = [
+            name
+            for name, layer in _trained_layers(model)
+            if id(layer) not in self._called and not layer.weight_was_read
+        ]
         if missed:
             others = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
             raise ModelError(
                 f"`{missed[0]}`{others} is tuned, but the first training forward never called it, so it cannot learn. "
-                f"Leave it out with `exclude` or `exclude_modules`, or tune it sparsely where {type(model).__name__} "
-                "reads the weight itself. For a model that skips layers at random, set `check_calls=False` in the "
-                "configuration."
+                "Leave it out with `exclude` or `exclude_modules`. For a model that skips layers at random, set "
+                "`check_calls=False` in the configuration."
             )
 
 
@@ -84,7 +91,7 @@ def stop_watching(model: nn.Module) -> None:
 def _trained_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """The wrapped layers with an applied adapter that trains; exposed tensors are read, not called."""
     for name, module in model.named_modules():
-        if not isinstance(module, SptLayer) or isinstance(module, SptTensors) or not module.applied_adapters():
+        if not isinstance(module, SptWrapper) or not module.applied_adapters():
             continue
         containers = [getattr(module, container) for container in module.adapter_layer_names]
         if any(parameter.requires_grad for container in containers for parameter in container.parameters()):

@@ -9,24 +9,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from sensitune.errors import ArgumentError
-from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._linear import refuse_mixed_batch
 from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._wrapper import SptWrapper
 from sensitune.tuner.kernels import drop_path
 
 _CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
-class SptConv(SptLayer, nn.Module):
+class SptConv(SptWrapper):
     """Wraps a convolution. LoRA: a convolution to `rank` channels with the base's geometry, then a 1×1 one back."""
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
-        nn.Module.__init__(self)
-        self.base_layer = base_layer
-        self.init_containers()
+        super().__init__(base_layer, adapter_name)
         self.in_features: int = base_layer.in_channels  # type: ignore[assignment]  # PEFT's name on every layer
         self.out_features: int = base_layer.out_channels  # type: ignore[assignment]
-        self._active_adapter = [adapter_name]
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Apply the convolution with all active adapters.

@@ -10,8 +10,8 @@ from torch import nn
 
 from sensitune.errors import ArgumentError
 from sensitune.sites import is_conv1d, is_plain_linear
-from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._wrapper import SptWrapper
 from sensitune.tuner.kernels import (
     LinearParts,
     LowRank,
@@ -26,7 +26,7 @@ from sensitune.tuner.kernels import (
 )
 
 
-class SptLinear(SptLayer, nn.Module):
+class SptLinear(SptWrapper):
     """Wraps an ``nn.Linear`` or a transformers ``Conv1D`` (whose weight is stored ``[in, out]``).
 
     ``y = (W + S) x + b + Δb``, then for each slice with a LoRA ``y[rows] += up(down(dropout(x)))``, then for each slice
@@ -34,13 +34,10 @@ class SptLinear(SptLayer, nn.Module):
     """
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
-        nn.Module.__init__(self)
-        self.base_layer = base_layer
-        self.init_containers()
+        super().__init__(base_layer, adapter_name)
         self.transposed = is_conv1d(base_layer)
         weight = self.base_parameter("weight")
         self.in_features, self.out_features = weight.shape if self.transposed else reversed(weight.shape)
-        self._active_adapter = [adapter_name]
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Apply the layer with all active adapters.
@@ -61,8 +58,8 @@ class SptLinear(SptLayer, nn.Module):
             result: torch.Tensor = self.base_layer(x, *args, **kwargs)
             return result
         modules = list(self.active_slots("adapter", adapters=adapters))
-        if is_plain_linear(self.base_layer) and not self.base_is_hooked():
-            y = self._tuned(x, adapters)
+        if self._is_plain():
+            y = self._tuned(x, adapters, self._bias(adapters))
         else:
             touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole", adapters=adapters)}
             with self.undisturbed():
@@ -71,15 +68,32 @@ class SptLinear(SptLayer, nn.Module):
             y = with_low_rank(y, x, self._low_rank(adapters))
             # Somebody else may hold what the base returned (a hook): it is added to, not changed.
             y = y.clone() if modules else y
-        for adapter, slot, plan in modules:
-            y = self._apply_adapter(x, y, adapter, slot, plan)
-        return y
+        return self._apply_adapters(x, y, modules)
 
-    def _tuned(self, x: torch.Tensor, adapters: list[str]) -> torch.Tensor:
+    def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+        """The layer's output with another bias, as modules compute it that read the weight.
+
+        Args:
+            x: Input ``[..., in]``.
+            bias: In the place of the layer's own ``[out]``.
+
+        Returns:
+            Output ``[..., out]``; None where the layer is more than a linear product.
+        """
+        if self.transposed or not self._is_plain():
+            return None
+        adapters = self.applied_adapters()
+        modules = list(self.active_slots("adapter", adapters=adapters))
+        return self._apply_adapters(x, self._tuned(x, adapters, bias), modules)
+
+    def _is_plain(self) -> bool:
+        return is_plain_linear(self.base_layer) and not self.base_is_hooked()
+
+    def _bias(self, adapters: list[str]) -> torch.Tensor | None:
+        return None if self.base_layer._parameters.get("bias") is None else self.effective("bias", adapters)
+
+    def _tuned(self, x: torch.Tensor, adapters: list[str], bias: torch.Tensor | None) -> torch.Tensor:
         """Everything but the Adapters, from the base's weights."""
-        bias = None
-        if self.base_layer._parameters.get("bias") is not None:
-            bias = self.effective("bias", adapters)
         slots = [entry for entry in self.active_slots("sparse", adapters=adapters) if entry[2].name == "weight"]
         pattern = None if self._needs_dense_weight(adapters) else self._pattern(slots)
         if pattern is None:
@@ -137,6 +151,13 @@ class SptLinear(SptLayer, nn.Module):
             columns.append(first if self.transposed else second)
         shape = (self.out_features, self.in_features)
         return SparsePattern.build(torch.cat(rows), torch.cat(columns), shape, transposed=self.transposed)
+
+    def _apply_adapters(
+        self, x: torch.Tensor, y: torch.Tensor, modules: list[tuple[str, str, SitePlan]]
+    ) -> torch.Tensor:
+        for adapter, slot, plan in modules:
+            y = self._apply_adapter(x, y, adapter, slot, plan)
+        return y
 
     def _apply_adapter(self, x: torch.Tensor, y: torch.Tensor, adapter: str, slot: str, plan: SitePlan) -> torch.Tensor:
         options = self.options[adapter]

@@ -199,13 +199,8 @@ def test_second_derivatives_are_exact(way: Way, made_by: str, with_low_rank: boo
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # torch's own forward mode
 def test_transforms_take_the_portable_implementation() -> None:
     pattern = SparsePattern.build(torch.tensor([0, 1, 4]), torch.tensor([3, 3, 4]), (5, 6))
-    weight, x, values, down, up = (
-        torch.randn(5, 6),
-        torch.randn(7, 6),
-        torch.randn(3),
-        torch.randn(2, 6),
-        torch.randn(3, 2),
-    )
+    shapes = (5, 6), (7, 6), (3,), (2, 6), (3, 2)
+    weight, x, values, down, up = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
 
     def loss(values: torch.Tensor, down: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         low_rank = [LowRank((1,), (down,), (up,))]
