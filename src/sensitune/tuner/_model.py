@@ -260,9 +260,11 @@ class SptModel(BaseTuner):
         Returns:
             The model itself.
         """
+        again = mode and self.training  # as trainers do before every step
         super().train(mode)
         hold_statistics(self.model)
-        refresh(self.model)
+        if not again:
+            refresh(self.model)
         return self
 
     set_adapter = refreshing(BaseTuner.set_adapter)

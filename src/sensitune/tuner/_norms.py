@@ -27,13 +27,12 @@ def hold_statistics(model: nn.Module) -> list[str]:
 
 def moving_statistics(model: nn.Module) -> list[str]:
     """Names of the norms whose running statistics the next forward would change, and no adapter would hold."""
+    moving = {name: module for name, module in model.named_modules() if module.training and _has_statistics(module)}
+    if not moving:
+        return []
     wrappers = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
     saved = {module for wrapper in wrappers for module in wrapper.modules_to_save.modules()}
-    return [
-        name
-        for name, module in model.named_modules()
-        if module.training and module not in saved and _has_statistics(module)
-    ]
+    return [name for name, module in moving.items() if module not in saved]
 
 
 def warn_of_held(names: list[str]) -> None:
@@ -63,4 +62,5 @@ def _others(names: list[str]) -> str:
 
 
 def _has_statistics(module: nn.Module) -> bool:
-    return any(module._buffers.get(name) is not None for name in ("running_mean", "running_var"))
+    buffers = module._buffers
+    return bool(buffers) and any(buffers.get(name) is not None for name in ("running_mean", "running_var"))
