@@ -54,8 +54,10 @@ def find_head(model: nn.Module, head: str | Sequence[str] | None = None) -> tupl
         return _checked(model, head)
     if (noted := _noted(model)) is not None:
         return _checked(model, noted)
-    found = [part for name in _found(model) for part in _without_norms(name, model.get_submodule(name))]
-    beside = sum(num_params(module) - num_params(_last_layer(module)) for module in map(model.get_submodule, found))
+    whole = _found(model)
+    found = [part for name in whole for part in _without_norms(name, model.get_submodule(name))]
+    logits = sum(num_params(_last_layer(model.get_submodule(name))) for name in whole)
+    beside = sum(map(num_params, map(model.get_submodule, found))) - logits
     total = num_params(model)
     if beside > _MOST * total:
         raise ModelError(

@@ -19,7 +19,7 @@ from sensitune.sites._wrapped import (
 
 _CALLED = ("patch_embed", "stem", "embeddings")
 _LAYERS = 12  # in a stem at most
-_MOST = 1 / 3  # of the model's layers, for a stem of several
+_MOST = 1 / 3  # of the model's layers and of their parameters, for a stem of several layers
 
 
 def find_stem(model: nn.Module, head: Sequence[str] = ()) -> tuple[str, ...]:
@@ -80,13 +80,14 @@ def _narrowed(model: nn.Module, names: list[str]) -> Iterator[str]:
 
 def _is_stem(module: nn.Module, model: nn.Module) -> bool:
     """Whether a module holds a handful of the model's layers; tables of embeddings are no layers."""
-    layers = _num_layers(module)
-    return layers <= 1 or layers <= min(_LAYERS, _MOST * _num_layers(model))
+    own, every = _layer_sizes(module), _layer_sizes(model)
+    few = len(own) <= min(_LAYERS, _MOST * len(every))
+    return len(own) <= 1 or (few and sum(own) <= _MOST * sum(every))
 
 
-def _num_layers(module: nn.Module) -> int:
+def _layer_sizes(module: nn.Module) -> list[int]:
     weights = (each._parameters.get("weight") for each in module.modules() if not isinstance(each, nn.Embedding))
-    return sum(weight is not None and weight.dim() > 1 for weight in weights)
+    return [weight.numel() for weight in weights if weight is not None and weight.dim() > 1]
 
 
 def _embedding_modules(model: Any) -> list[str]:
