@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,15 +11,41 @@ import torch
 from torch import nn
 
 from sensitune.errors import AdapterFileError, AllocationMismatchError, ModelError
+from sensitune.sites import unwrapped
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._plan import SitePlan
 
+_LOGGER = logging.getLogger(__name__)
 _PEFT_PREFIX = "base_model.model."
 # The name of a tensor in an adapter's file. PEFT before 0.20 writes the tensors of the model's other adapters beside
 # them, with the adapter's name in theirs, and loads none of these; so they are passed over.
 _OWN = re.compile(r"\.spt_\w+\.[^.]+$")
 # The name of a tensor in a model, which always says the adapter; PEFT forbids dots in an adapter's name.
 _KEY = re.compile(r"(?P<before>.*\.(spt_\w+|modules_to_save))\.(?P<adapter>[^.]+)\.(?P<slot>.+)")
+
+
+def model_to_tune(model: nn.Module) -> nn.Module:
+    """The model that gets the adapter: adapters are alike with and without torch's wrappers around it.
+
+    Args:
+        model: As given to ``get_peft_model``.
+
+    Returns:
+        The model inside; the model itself if there is no wrapper.
+
+    Raises:
+        ModelError: If it is inside DistributedDataParallel, or cannot be taken out of what is around it.
+    """
+    inside = unwrapped(model)
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ModelError(
+            "DistributedDataParallel has noted which parameters train. Give its `module` to `get_peft_model`, and wrap "
+            "what that returns."
+        )
+    if inside is not model:
+        wrapper = type(model).__name__
+        _LOGGER.warning("The adapter goes into the model inside %s; wrap again what `get_peft_model` returns.", wrapper)
+    return inside
 
 
 def check_plan(model: nn.Module, plans: Mapping[str, SitePlan]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
@@ -14,9 +13,8 @@ from peft.utils.integrations import init_empty_weights
 from torch import nn
 
 from sensitune.errors import AdapterFileError, ModelError
-from sensitune.sites import unwrapped
 from sensitune.tuner._calls import CallWatch
-from sensitune.tuner._checks import adapter_file, check_plan, check_tensors
+from sensitune.tuner._checks import adapter_file, check_plan, check_tensors, model_to_tune
 from sensitune.tuner._combine import check_combination, combine_copies, combine_layer, combined_config
 from sensitune.tuner._config import SptConfig
 from sensitune.tuner._layer import ROLES, ModuleOptions, SptLayer
@@ -28,8 +26,6 @@ from sensitune.tuner._targets import default_plan, wrapper_class
 from sensitune.tuner._tensors import SptTensors, attach, detach, expose
 from sensitune.tuner._whole_modules import exact_modules_to_save
 from sensitune.tuner._withdraw import drop_idle_copies, forget_trained, remember_trained, withdraw
-
-_LOGGER = logging.getLogger(__name__)
 
 
 class SptModel(BaseTuner):
@@ -45,7 +41,7 @@ class SptModel(BaseTuner):
     _watch: CallWatch | None = None
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
-        model = _inside(model)
+        model = model_to_tune(model)
         # PEFT writes a new adapter's configuration over one of that name that another method has in the model.
         configs = vars(model).get("peft_config")
         before = dict(configs or {})
@@ -334,22 +330,6 @@ def _check_file(model: nn.Module, config: Any, adapter: str, tensors: dict[str, 
     except AdapterFileError:
         withdraw(model, adapter)
         raise
-
-
-def _inside(model: nn.Module) -> nn.Module:
-    """The model that gets the adapter: adapters are alike with and without a wrapper around it."""
-    inside = unwrapped(model)
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        raise ModelError(
-            "DistributedDataParallel has noted which parameters train. Give its `module` to `get_peft_model`, and wrap "
-            "what that returns."
-        )
-    if inside is not model:
-        wrapper = type(model).__name__
-        _LOGGER.warning(
-            "The adapter goes into the model inside %s; compile or wrap what `get_peft_model` returns.", wrapper
-        )
-    return inside
 
 
 def _describe(model: nn.Module) -> str:
