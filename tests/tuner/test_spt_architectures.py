@@ -14,7 +14,7 @@ from model_properties import assert_merged_equals_unmerged, assert_unmerging_res
 from peft import get_peft_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
-from torchvision.models.swin_transformer import SwinTransformer
+from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -123,6 +123,13 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], str, set[str], set[str]]] = {
         lambda: SwinTransformer([4, 4], 12, [1, 1], [1, 2], [4, 4], num_classes=5, stochastic_depth_prob=0.0),
         "wide image", {"q", "k", "v", "proj"}, set(),
     ),
+    "torchvision swin v2": (
+        lambda: SwinTransformer(
+            [4, 4], 12, [1, 1], [1, 2], [4, 4], num_classes=5, stochastic_depth_prob=0.0,
+            block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2,
+        ),
+        "wide image", {"q", "k", "v", "proj"}, set(),
+    ),
     "mamba": (
         lambda: MambaForCausalLM(MambaConfig(**LANGUAGE | MAMBA)), "language", {"in_proj", "proj"}, {"dt_proj"},
     ),
@@ -170,6 +177,15 @@ def test_every_projection_is_a_site_of_its_own(family: str) -> None:
     assert {site.operation for site in sites if site.kind == "matrix"} >= matrices
     assert {site.operation for site in sites if site.kind == "tensor"} >= sparse_only
     assert not sparse_only & {site.operation for site in sites if site.kind == "matrix"}
+
+
+def test_a_bias_that_its_parent_sets_to_zero_in_every_forward_is_not_offered() -> None:
+    outline = outline_model(build("torchvision swin v2"))
+    biases = {site.operation for site in outline.sites if site.parameter.endswith("qkv.bias")}
+    assert biases == {"q", "v"}
+    assert {name for name, reason in outline.frozen.items() if reason.startswith("set to zero by its parent")} == {
+        f"features.{stage}.0.attn.qkv.bias[k]" for stage in (1, 3)
+    }
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "phi3"])

@@ -11,9 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dense_reference import assert_gradients_follow, dense_weights, write_dense
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from timm.models.vision_transformer import VisionTransformer
-from tuned_models import IMAGES, LABELS, gradients_of, mixed_allocation, tiny_vit, trained, tune, tuned_vit
+from torch import nn
+from tuned_models import IMAGES, LABELS, gradients_of, mixed_allocation, seeded, tiny_vit, trained, tune, tuned_vit
+
+from sensitune.tuner import SptConfig
 
 # torch's own forward mode and tracer say that they are deprecated; timm checks sizes while it is traced.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
@@ -150,3 +153,43 @@ def test_a_traced_model_is_saved_and_gives_the_same_output(tmp_path: Path, struc
         torch.jit.trace(tuned, IMAGES).save(str(tmp_path / "model.pt"))
         others = IMAGES.flip(0) * 2
         torch.testing.assert_close(torch.jit.load(str(tmp_path / "model.pt"))(others), tuned(others))
+
+
+class Reading(nn.Module):
+    """A convolution with a LoRA and one with entries; an attention whose projections are read, never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 4, 4), nn.Conv2d(4, 6, 1)
+        self.read, self.head = nn.Linear(6, 6), nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.gelu(self.second(F.gelu(self.first(x)))).flatten(2).mT
+        return self.head(F.linear(x, self.read.weight, self.read.bias).tanh().mean(1) @ self.read.weight)
+
+
+def test_convolutions_and_weights_that_are_read_are_transformed_like_the_merged_model() -> None:
+    model = seeded(Reading, dtype=torch.float64)
+    config = SptConfig(
+        target_modules=["first", "second", "read"], r=2, rank_pattern={"second": 0}, num_sparse=5, init_weights=False
+    )
+    tuned = get_peft_model(model, config).eval()
+    merged = copy.deepcopy(tuned).merge_and_unload()
+
+    def slope(one: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        return torch.func.grad(lambda x: F.cross_entropy(one(x[None]), Y[:1]))
+
+    for transformed in (
+        lambda one: torch.func.vmap(slope(one))(X),
+        lambda one: torch.func.jvp(one, (X,), (X.flip(0),)),
+        lambda one: torch.func.jvp(slope(one), (X[0],), (X[1],)),
+    ):
+        torch.testing.assert_close(transformed(tuned), transformed(merged))
+    values = {name: value.detach() for name, value in trained(tuned).items()}
+    per_sample = torch.func.vmap(
+        torch.func.grad(lambda values, x: torch.func.functional_call(tuned, values, (x[None],)).square().sum()),
+        (None, 0),
+    )(values, X)
+    for index, x in enumerate(X):
+        expected = gradients_of(tuned, lambda x=x: tuned(x[None]).square().sum())
+        torch.testing.assert_close({name: each[index] for name, each in per_sample.items()}, expected)

@@ -14,7 +14,7 @@ from sensitune.errors import ArgumentError, ModelError
 from sensitune.sites._geometry import is_conv1d
 from sensitune.sites._head import find_head
 from sensitune.sites._names import block_of, find_blocks, operation_name
-from sensitune.sites._roles import is_position_embedding, is_token, parent_reads_weight
+from sensitune.sites._roles import clears_key_bias, is_position_embedding, is_token, parent_reads_weight
 from sensitune.sites._slices import Slices, fused_slices
 from sensitune.sites._stem import find_stem
 from sensitune.sites._types import Kind, ModelOutline, Site
@@ -209,8 +209,14 @@ class _Sorter:
         for site in [_slice_of(whole, *one) for one in slices] if slices else [whole]:
             if self._exclude.match(site.id):
                 self._frozen[site.id] = "excluded by `exclude`"
+            elif site.operation == "k" and own == "bias" and clears_key_bias(self._parent(module_name)):
+                self._frozen[site.id] = "set to zero by its parent in every forward"
             else:
                 self._sites.append(site)
+
+    def _parent(self, module_name: str) -> nn.Module:
+        parent: nn.Module = self._modules[module_name.rpartition(".")[0]]
+        return parent
 
     def _kind(self, module_name: str, own: str, owner: nn.Module, parameter: torch.Tensor) -> Kind:
         if parameter.dim() == 1:

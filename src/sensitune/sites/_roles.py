@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from torch import nn
 
 _TOKENS = frozenset({
@@ -17,6 +19,12 @@ _POSITIONS = frozenset({
 def is_norm(module: nn.Module) -> bool:
     """Whether a module normalises: torch's own norms, and any leaf whose class says so (RMSNorm, LayerNorm2d, ...)."""
     return not any(True for _ in module.children()) and "norm" in type(module).__name__.lower()
+
+
+def clears_key_bias(parent: nn.Module) -> bool:
+    """Whether a module sets the bias of its keys to zero in every forward: torchvision's second Swin attention."""
+    attention = getattr(sys.modules.get("torchvision.models.swin_transformer"), "ShiftedWindowAttentionV2", None)
+    return attention is not None and isinstance(parent, attention)
 
 
 def parent_reads_weight(parent: nn.Module, name: str) -> bool:
