@@ -8,6 +8,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+_LEAST_BOMB: Final = 2**28  # bytes
+_BOMB_RATIO: Final = 64
 
 
 @contextmanager
@@ -76,6 +80,19 @@ def apply_umask(path: str | os.PathLike[str]) -> None:
         target.chmod(_permissions(fresh))
     finally:
         fresh.unlink()
+
+
+def is_bomb(packed: int, unpacked: int) -> bool:
+    """Whether an archive holds so much more than its size that it is made to fill memory or disk.
+
+    Args:
+        packed: Bytes of the archive.
+        unpacked: Bytes of what it holds, as it says.
+
+    Returns:
+        True from 64 times its size and 256 MiB on.
+    """
+    return unpacked > max(_LEAST_BOMB, _BOMB_RATIO * packed)
 
 
 def _temporary_name(target: Path) -> str:

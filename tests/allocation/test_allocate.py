@@ -21,7 +21,7 @@ from sensitune.allocation._cut import Cut, find_cut
 from sensitune.allocation._ranking import rank_candidates, ranking_floor
 from sensitune.errors import ArgumentError, BudgetError, NonFiniteError
 from sensitune.sensitivity import Sensitivity
-from sensitune.sensitivity._mapped import MappedScores
+from sensitune.sensitivity._renamed import RenamedTensors
 from sensitune.sites import ModelOutline, Site
 
 Make = Callable[..., ModelOutline]
@@ -275,16 +275,16 @@ def test_scores_on_the_disk_are_taken_up_one_tensor_at_a_time(
     sensitivity.save(tmp_path / "scores.safetensors")
     alive: list[weakref.ref[torch.Tensor]] = []
     most = 0
-    read = MappedScores.__getitem__
+    read = RenamedTensors.__getitem__
 
-    def watched(self: MappedScores, name: str) -> torch.Tensor:
+    def watched(self: RenamedTensors, name: str) -> torch.Tensor:
         nonlocal most
         score = read(self, name)
         most = max(most, sum(reference() is not None for reference in alive))
         alive.append(weakref.ref(score))
         return score
 
-    monkeypatch.setattr(MappedScores, "__getitem__", watched)
+    monkeypatch.setattr(RenamedTensors, "__getitem__", watched)
     lazy = Sensitivity.load(tmp_path / "scores.safetensors", lazy=True)
     found, expected = allocate(lazy, **asked), allocate(sensitivity, **asked)
     pairs = zip(found, expected, strict=True) if isinstance(found, list) else [(found, expected)]

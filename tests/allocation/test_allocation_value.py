@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tensor_files import rewrite
 
 from sensitune.allocation import Allocation, SiteRow, module_params
 from sensitune.errors import AdapterFileError, ArgumentError
@@ -124,15 +123,6 @@ def test_indices_take_four_bytes_on_disk(allocation: Allocation, tmp_path: Path)
     assert {indices.dtype for indices in load_file(tmp_path / "a.safetensors").values()} == {torch.int32}
 
 
-def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]) -> None:
-    """Damage a file in a way that safetensors itself does not notice."""
-    with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["sensitune"])
-    tensors = load_file(path)
-    change(tensors, header)
-    save_file(tensors, path, metadata={"sensitune": json.dumps(header)})
-
-
 def drop_a_tensor(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
     del tensors["blocks.3.tensor"]
 
@@ -161,6 +151,26 @@ def forget_the_rule(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
     del header["rule"]
 
 
+def store_fractions(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
+    tensors["blocks.3.tensor"] = torch.tensor([0.0, 1.0])
+
+
+def repeat_an_index(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
+    tensors["blocks.3.tensor"] = torch.tensor([1, 1], dtype=torch.int32)
+
+
+def reverse_the_rows(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    header["outline"]["sites"][0]["rows"] = [3, 1]
+
+
+def count_below_zero(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    header["outline"]["head_params"] = -1
+
+
+def add_a_setting(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    header["ranks"] = 3
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
@@ -171,6 +181,14 @@ def forget_the_rule(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
         (misplace_a_shape, r"is damaged: `outline.sites\[1\].shape` must be a list. Got 6"),
         (list_the_modules, "is damaged: `structured` must be"),
         (forget_the_rule, "is damaged: The setting `rule` is missing"),
+        (store_fractions, "the tensor `blocks.3.tensor` must hold 32- or 64-bit indices, not float32"),
+        (repeat_an_index, "is damaged: The indices of `blocks.3.tensor` must be sorted and without repetition"),
+        (
+            reverse_the_rows,
+            r"is damaged: `outline.sites\[0\].rows` must be a start and a stop behind it, or null. Got \[3, 1\]",
+        ),
+        (count_below_zero, "is damaged: `outline.head_params` must be a whole number of at least 0. Got -1"),
+        (add_a_setting, "is damaged: `ranks` is not a setting"),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_reason(

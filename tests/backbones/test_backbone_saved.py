@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone, save_checkpoint
 from sensitune.backbones._saved import saved_metadata
@@ -111,6 +111,21 @@ def test_damaged_settings_are_refused_by_name(
         text = json.dumps(values)
     save_file({"a": torch.ones(1)}, tmp_path / "m.safetensors", metadata={"sensitune_checkpoint": text})
     with pytest.raises(CheckpointError, match=message):
+        load_backbone(BackboneSpec("test_vit", checkpoint=str(tmp_path / "m.safetensors")), num_classes=3)
+
+
+@pytest.mark.parametrize("what", ["head.bias", "header"])
+def test_what_is_not_as_it_was_written_is_noticed(what: str, saved: tuple[Backbone, Path], tmp_path: Path) -> None:
+    with safe_open(saved[1], framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(saved[1])
+    if what == "head.bias":
+        tensors[what][0] += 1
+    else:
+        header["sensitune_checkpoint"] += " "
+    save_file(tensors, tmp_path / "m.safetensors", metadata=header)
+    said = "the tensor `head.bias`" if what == "head.bias" else "its header"
+    with pytest.raises(CheckpointError, match=rf"m\.safetensors is damaged: {said} is not what was written"):
         load_backbone(BackboneSpec("test_vit", checkpoint=str(tmp_path / "m.safetensors")), num_classes=3)
 
 

@@ -161,7 +161,7 @@ def test_an_unknown_key_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "c.yaml").write_text("backbone: {name: m}\ndata: {source: d}\nallocation: {bugdet: 4}\n")
     assert main(["run", "--config", str(tmp_path / "c.yaml")]) == 2
     assert capsys.readouterr().err == (
-        "error: `allocation.bugdet` is not a setting. The closest one is `allocation.budget`.\n"
+        f"error: {tmp_path / 'c.yaml'}: `allocation.bugdet` is not a setting. The closest one is `allocation.budget`.\n"
     )
 
 

@@ -32,13 +32,16 @@ def test_what_yaml_leaves_out_takes_its_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bakcbone: {}", r"^`bakcbone` is not a setting\. The closest one is `backbone`\.$"),
-        ("budget: 1", r"^`budget` is a setting of the group `allocation`\. Write `allocation: \{budget: \.\.\.\}`\.$"),
+        ("bakcbone: {}", r"c\.yaml: `bakcbone` is not a setting\. The closest one is `backbone`\.$"),
+        (
+            "budget: 1",
+            r"c\.yaml: `budget` is a setting of the group `allocation`\. Write `allocation: \{budget: \.\.\.\}`\.$",
+        ),
         (
             "allocation: {bugdet: 1}",
-            r"^`allocation\.bugdet` is not a setting\. The closest one is `allocation\.budget`\.$",
+            r"c\.yaml: `allocation\.bugdet` is not a setting\. The closest one is `allocation\.budget`\.$",
         ),
-        ("recipe: {epoch: 3}", r"^`recipe\.epoch` is not a setting\. The closest one is `recipe\.epochs`\.$"),
+        ("recipe: {epoch: 3}", r"c\.yaml: `recipe\.epoch` is not a setting\. The closest one is `recipe\.epochs`\.$"),
         ("recipe: {epochs: ten}", r"`recipe\.epochs` must be a whole number.*\. Got 'ten'"),
         ("recipe: {epochs: true}", r"`recipe\.epochs` must be a whole number.*\. Got True"),
         ("recipe: {learning_rate: fast}", r"`recipe\.learning_rate` must be a number.*\. Got 'fast'"),

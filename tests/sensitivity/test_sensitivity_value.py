@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from made_sites import make_site
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from tensor_files import rewrite, seal
 
 from sensitune.errors import AdapterFileError, AllocationMismatchError
 from sensitune.sensitivity import Sensitivity
@@ -82,6 +83,7 @@ def test_a_truncated_file_is_refused(sensitivity: Sensitivity, tmp_path: Path, l
         Sensitivity.load(path, lazy=lazy)
 
 
+@pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize(
     ("replacement", "sentence"),
     [
@@ -91,32 +93,57 @@ def test_a_truncated_file_is_refused(sensitivity: Sensitivity, tmp_path: Path, l
             r"The score of `qkv.weight` has shape \(5, 3\); site `qkv.weight\[v\]` needs \(2, 3\) at rows",
         ),
         (torch.rand(6, 4), r"The score of `qkv.weight` has shape \(6, 4\); site `qkv.weight\[q\]` needs \(2, 3\)"),
+        (-torch.rand(6, 3), "the tensor `qkv.weight` holds a negative score"),
+        (torch.full((6, 3), torch.nan), "the tensor `qkv.weight` holds a value that is not finite"),
+        (torch.full((6, 3), torch.inf), "the tensor `qkv.weight` holds a value that is not finite"),
+        (torch.ones(6, 3, dtype=torch.int32), "the tensor `qkv.weight` must hold floating-point numbers, not int32"),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_reason(
-    sensitivity: Sensitivity, tmp_path: Path, replacement: torch.Tensor | None, sentence: str
+    sensitivity: Sensitivity, tmp_path: Path, replacement: torch.Tensor | None, sentence: str, lazy: bool
 ) -> None:
     path = tmp_path / "sensitivity.safetensors"
     sensitivity.save(path)
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata()
-    tensors = load_file(path)
-    del tensors["qkv.weight"]
-    save_file(tensors if replacement is None else tensors | {"qkv.weight": replacement}, path, metadata=header)
+
+    def change(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
+        del tensors["qkv.weight"]
+        if replacement is not None:
+            tensors["qkv.weight"] = replacement
+
+    rewrite(path, change)
     with pytest.raises(AdapterFileError, match=sentence):
-        Sensitivity.load(path)
+        Sensitivity.load(path, lazy=lazy)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_score_that_is_not_what_was_written_is_noticed(sensitivity: Sensitivity, tmp_path: Path, lazy: bool) -> None:
+    path = tmp_path / "sensitivity.safetensors"
+    sensitivity.save(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # the last byte of the last tensor
+    path.write_bytes(content)
+    with pytest.raises(AdapterFileError, match=r"sensitivity.safetensors` is damaged: the tensor `.*` is not what was"):
+        Sensitivity.load(path, lazy=lazy)
 
 
 def test_a_header_that_lacks_a_part_is_refused(sensitivity: Sensitivity, tmp_path: Path) -> None:
     path = tmp_path / "sensitivity.safetensors"
-    save_file({}, path, metadata={"sensitune": json.dumps({"kind": "sensitivity", "tensors": []})})
+    save_file({}, path, metadata=seal(json.dumps({"kind": "sensitivity", "tensors": {}})))
     with pytest.raises(AdapterFileError, match="is damaged: The setting `outline` is missing"):
+        Sensitivity.load(path)
+
+
+def test_a_header_that_is_not_what_was_written_is_noticed(sensitivity: Sensitivity, tmp_path: Path) -> None:
+    path = tmp_path / "sensitivity.safetensors"
+    sensitivity.save(path)
+    rewrite(path, lambda _, header: header["metadata"].update(criterion="other"), sealed=False)
+    with pytest.raises(AdapterFileError, match="is damaged: its header is not what was written"):
         Sensitivity.load(path)
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "allocation.safetensors"
-    save_file({}, path, metadata={"sensitune": json.dumps({"kind": "allocation", "tensors": []})})
+    save_file({}, path, metadata=seal(json.dumps({"kind": "allocation", "tensors": {}})))
     with pytest.raises(AdapterFileError, match="is no Sensitune sensitivity file: its kind is 'allocation'"):
         Sensitivity.load(path)
 

@@ -145,6 +145,38 @@ def repeat(tensors: Tensors) -> None:
     tensors[name][1] = tensors[name][0]
 
 
+def descend(tensors: Tensors) -> None:
+    name = next(name for name, tensor in tensors.items() if "spt_indices" in name and tensor.numel() > 1)
+    tensors[name] = tensors[name].flip(0).clone()
+
+
+def lose_a_number(tensors: Tensors) -> None:
+    tensors[first(tensors, "spt_up")].view(-1)[0] = torch.nan
+
+
+def diverge(tensors: Tensors) -> None:
+    tensors[first(tensors, "spt_sparse")][0] = torch.inf
+
+
+def diverge_in_the_head(tensors: Tensors) -> None:
+    tensors[first(tensors, "head.bias")][0] = -torch.inf
+
+
+def store_integers(tensors: Tensors) -> None:
+    name = first(tensors, "spt_down")
+    tensors[name] = tensors[name].int()
+
+
+def store_truth(tensors: Tensors) -> None:
+    name = first(tensors, "head.weight")
+    tensors[name] = tensors[name] > 0
+
+
+def store_fractional_indices(tensors: Tensors) -> None:
+    name = first(tensors, "spt_indices")
+    tensors[name] = tensors[name].float()
+
+
 def add_unknown(tensors: Tensors) -> None:
     tensors["base_model.model.blocks.7.mlp.fc1.spt_down.weight"] = torch.zeros(2, 12)
 
@@ -156,6 +188,13 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], None], str]] = {
     "an index out of range": (leave_range, "holds the index 1000000, outside the site's"),
     "a negative index": (go_below_zero, "holds the index -1, outside the site's"),
     "an index twice": (repeat, "holds an index twice"),
+    "indices in descending order": (descend, "holds an index twice, or not in ascending order"),
+    "a value that is no number": (lose_a_number, r"`\S+adapter_model.safetensors` is damaged: `.*spt_up.* not finite"),
+    "an infinite value": (diverge, r"is damaged: `base_model.*spt_sparse.*` holds a value that is not finite"),
+    "an infinite value in the head": (diverge_in_the_head, r"`\S+head\S+bias` holds a value that is not finite"),
+    "integers": (store_integers, r"`base_model.*spt_down.*` must hold floating-point numbers, not int32"),
+    "truth values in the head": (store_truth, r"`\S+head\S+weight` must hold floating-point numbers, not bool"),
+    "fractional indices": (store_fractional_indices, r"spt_indices\S+ must hold int32, not float32"),
     "an unknown tensor": (add_unknown, "which the configuration does not know"),
 }
 
@@ -216,6 +255,55 @@ def test_another_base_is_refused_by_name_or_shape_and_left_as_it_was(tmp_path: P
     for base, match in others:
         with untouched(base), pytest.raises(AllocationMismatchError, match=match):
             PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"form": "loro"},
+            r"adapter_config.json: `site_plan.\S+.form` must be one of lora, adapter, sparse, whole. Got",
+        ),
+        ({"size": 10**9}, r"adapter_config.json promises \S+ values, more than adapter_model.safetensors of \S+ bytes"),
+        ({"size": 0}, r"adapter_config.json: `site_plan.\S+.size` must be a whole number of at least 1. Got 0"),
+        ({"rows": [4, 2]}, r"adapter_config.json: `site_plan.\S+.rows` must be a start and a stop behind it"),
+        ({"scale": 2}, r"adapter_config.json: `site_plan.\S+.scale` is not a setting"),
+        ({"shape": [3]}, "does not go with the shape"),
+    ],
+)
+def test_a_damaged_plan_is_refused_before_memory_is_taken(
+    tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    tuned_vit().save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    site = next(name for name, plan in config["site_plan"].items() if plan["form"] == "lora")
+    config["site_plan"][site] |= change
+    path.write_text(json.dumps(config))
+    base = vit()
+    with untouched(base), pytest.raises(AdapterFileError, match=sentence):
+        PeftModel.from_pretrained(base, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", r"adapter_config.json cannot be read: Expecting property name"),
+        ("[" * 50_000, "adapter_config.json cannot be read: it is nested too deeply"),
+        ('["SPT"]', "adapter_config.json must hold a group of settings"),
+        (
+            '{"peft_type": "SPT", "dropout": 1.0}',
+            "adapter_config.json: `dropout` must be a number of at least 0 and below 1",
+        ),
+        ('{"peft_type": "SPT", "r": true}', "adapter_config.json: `r` must be a whole number of at least 0. Got True"),
+        ('{"peft_type": "SPT", "rang": 3}', "adapter_config.json: 'rang' is not a setting of SPT"),
+        ('{"peft_type": "SPT", "rule": 3}', "adapter_config.json: `rule` must be text or None. Got 3"),
+    ],
+)
+def test_a_damaged_configuration_is_refused_by_name(tmp_path: Path, content: str, sentence: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(AdapterFileError, match=sentence):
+        SptConfig.from_pretrained(tmp_path)
 
 
 def test_a_configuration_that_does_not_belong_to_the_file_is_refused(tmp_path: Path) -> None:

@@ -279,10 +279,11 @@ def test_an_allocation_for_another_model_is_refused_and_the_model_is_left_alone(
 
 def test_bad_settings_name_the_setting() -> None:
     for options, match in (
-        ({"r": -1}, "`r` must be 0"),
+        ({"r": -1}, "`r` must be a whole number of at least 0. Got -1"),
         ({"structured_type": "bitfit"}, "`structured_type` must be"),
-        ({"num_sparse": 0}, "`num_sparse` must be at least 1"),
-        ({"dropout": 1.0}, "`dropout` must be at least 0 and below 1"),
+        ({"num_sparse": 0}, "`num_sparse` must be a whole number of at least 1. Got 0"),
+        ({"dropout": 1.0}, "`dropout` must be a number of at least 0 and below 1. Got 1.0"),
+        ({"rank_pattern": {"fc1": 2.5}}, "`rank_pattern.fc1` must be a whole number of at least 0. Got 2.5"),
         ({"layers_pattern": "blocks"}, "`layers_pattern` needs `layers_to_transform`"),
     ):
         with pytest.raises(ArgumentError, match=match):

@@ -21,8 +21,16 @@ Example:
     sensitune.errors.ConfigError: `size.widht` is not a setting. The closest one is `size.width`.
 """
 
-from sensitune._schema._documents import dump_yaml, parse_json, read_json, read_yaml, write_json
-from sensitune._schema._mistakes import shorten
+from sensitune._schema._documents import (
+    dump_yaml,
+    parse_json,
+    parse_yaml,
+    read_json,
+    read_json_lines,
+    read_yaml,
+    write_json,
+)
+from sensitune._schema._mistakes import shorten, show_name, show_reason
 from sensitune._schema._read import check, load, read, to_plain
 from sensitune._schema._types import (
     AtLeastOne,
@@ -52,10 +60,14 @@ __all__ = [
     "dump_yaml",
     "load",
     "parse_json",
+    "parse_yaml",
     "read",
     "read_json",
+    "read_json_lines",
     "read_yaml",
     "shorten",
+    "show_name",
+    "show_reason",
     "to_plain",
     "write_json",
 ]

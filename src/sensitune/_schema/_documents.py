@@ -61,6 +61,22 @@ def read_json(path: str | os.PathLike[str], *, error: type[SensituneError] = Con
     return _parse(path, _LARGEST_JSON, parse_json, error)
 
 
+def read_json_lines(path: str | os.PathLike[str], *, error: type[SensituneError] = ConfigError) -> list[Any]:
+    """Read a file of one JSON value a line; blank lines are passed over.
+
+    Args:
+        path: The file, UTF-8, at most 64 MiB.
+        error: The class of error to raise.
+
+    Returns:
+        The values.
+
+    Raises:
+        SensituneError: Of the class `error`, in one sentence that names file and line, if it cannot be read.
+    """
+    return _parse(path, _LARGEST_JSON, _parse_lines, error)  # type: ignore[no-any-return]
+
+
 def parse_json(text: str) -> Any:
     """Parse JSON, refusing repeated keys and whole numbers of more than 64 bits.
 
@@ -74,6 +90,26 @@ def parse_json(text: str) -> Any:
         ValueError: If it is none.
     """
     return json.loads(text, object_pairs_hook=_without_repeats, parse_int=_small_int)
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML as `read_yaml` does.
+
+    Args:
+        text: The document.
+
+    Returns:
+        Its value.
+
+    Raises:
+        ValueError: If it is none, or holds what `read_yaml` refuses.
+    """
+    if len(text) > _LARGEST_YAML:
+        raise ValueError(f"it is larger than {_LARGEST_YAML // 1024:,} KiB")
+    try:
+        return _load_yaml(text)
+    except yaml.YAMLError as found:
+        raise ValueError(_describe_yaml(found)) from found
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -120,6 +156,18 @@ def _parse(path: str | os.PathLike[str], largest: int, parse: Callable[[str], An
     except ValueError as found:
         reason = str(found)
     raise error(f"{name} cannot be read: {reason[:_LONGEST_REASON]}.")
+
+
+def _parse_lines(text: str) -> list[Any]:
+    values = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            values += [parse_json(line)] if line.strip() else []
+        except RecursionError:
+            raise ValueError(f"line {number}: it is nested too deeply") from None
+        except ValueError as found:
+            raise ValueError(f"line {number}: {found}") from None
+    return values
 
 
 def _describe_yaml(found: yaml.YAMLError) -> str:

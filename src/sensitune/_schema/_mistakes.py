@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from sensitune.errors import SensituneError
 
 _LONGEST = 80
+_LONGEST_REASON = 300
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
 
@@ -111,7 +112,7 @@ def _step(place: _Place, hint: Any, key: int | str) -> _Place:
     if is_dataclass(plain) and isinstance(plain, type):
         name, inner = _join(place.name, str(key)), get_type_hints(plain, include_extras=True)[str(key)]
     elif isinstance(place.value, Mapping):
-        name, inner = _join(place.name, _shown(str(key))), (*get_args(plain), Any, Any)[1]
+        name, inner = _join(place.name, show_name(str(key))), (*get_args(plain), Any, Any)[1]
     else:
         kinds = get_args(plain) or (Any,)
         name = f"{place.name}[{key}]"
@@ -128,7 +129,9 @@ def _item(value: Any, key: int | str) -> object:
 def _explain_unknown(place: _Place, key: str) -> str:
     known = [field.name for field in fields(_bare(_without_none(place.hint)))]
     close = get_close_matches(key[:_LONGEST], known, n=1, cutoff=0.0)
-    return f"`{_join(place.name, _shown(key))}` is not a setting. The closest one is `{_join(place.name, close[0])}`."
+    return (
+        f"`{_join(place.name, show_name(key))}` is not a setting. The closest one is `{_join(place.name, close[0])}`."
+    )
 
 
 def _name(place: str) -> str:
@@ -152,8 +155,30 @@ def show_path(path: str | os.PathLike[str]) -> str:
     return name if name.isprintable() else repr(name)
 
 
-def _shown(key: str) -> str:
-    return key if key.isprintable() and len(key) <= _LONGEST else shorten(key)
+def show_name(name: str) -> str:
+    """A name from a file for a message: as it is if it can be, its representation cut to 80 characters if not.
+
+    Args:
+        name: The name.
+
+    Returns:
+        It.
+    """
+    return name if name.isprintable() and len(name) <= _LONGEST else shorten(name)
+
+
+def show_reason(error: Exception) -> str:
+    """What another library's error says, for a message: on one line, cut, with control characters escaped.
+
+    Args:
+        error: The error.
+
+    Returns:
+        Its text; its class's name if it has none.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
 
 def describe(hint: Any, *, python: bool = False) -> str:

@@ -192,7 +192,7 @@ class Allocation:
         Raises:
             AdapterFileError: If the file is damaged, incomplete, contradicts itself, or is not an allocation.
         """
-        tensors, content = load_tensor_file(path, kind=_KIND, content=_Content)
+        tensors, content = load_tensor_file(path, kind=_KIND, content=_Content, rule=_complaint)
         sparse = {name: indices.to(torch.int64) for name, indices in tensors.items()}
         with naming_damage(path, ArgumentError):
             return cls(sparse=sparse, **{each.name: getattr(content, each.name) for each in fields(_Content)})
@@ -218,6 +218,12 @@ class _Content:
 def _stored(site: Site, indices: torch.Tensor) -> torch.Tensor:
     """Half the bytes wherever the site is small enough for 32-bit indices."""
     return indices.to(torch.int32) if site.numel <= _INT32_MAX else indices
+
+
+def _complaint(name: str, indices: torch.Tensor) -> str | None:
+    if indices.dtype in (torch.int32, torch.int64):
+        return None
+    return f"must hold 32- or 64-bit indices, not {str(indices.dtype).removeprefix('torch.')}"
 
 
 def _check_structured(allocation: Allocation) -> None:

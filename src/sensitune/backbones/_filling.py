@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
 
+from sensitune._schema import show_name
 from sensitune.backbones._hash import backbone_tensors, is_within
 from sensitune.backbones._reading import damaged, unsafe
 from sensitune.errors import CheckpointError
@@ -110,12 +112,12 @@ def fill_from_npz(model: nn.Module, path: Path, *, architecture: str) -> tuple[s
             parameter.fill_(torch.nan)  # what timm does not write stays marked
         try:
             reader(str(path))
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
             raise CheckpointError(damaged(path, error)) from error
         except ValueError as error:
             said = unsafe(path) if "allow_pickle" in str(error) else _misfit(path, architecture, error)
             raise CheckpointError(said) from error
-        except (KeyError, RuntimeError, AttributeError) as error:
+        except Exception as error:  # text, numbers and other shapes in the place of weights fail in any way
             raise CheckpointError(_misfit(path, architecture, error)) from error
     _resize_npz_positions(model, names, path)
     if empty := [name for name, tensor in backbone_tensors(model).items() if tensor.isnan().any()]:
@@ -138,9 +140,28 @@ def _resize_npz_positions(model: nn.Module, names: list[str], path: Path) -> Non
 def _npz_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                _refuse_claims(archive, member, path)
             return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile and NumPy have many errors for what breaks off
         raise CheckpointError(damaged(path, error)) from error
+
+
+def _refuse_claims(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+    """NumPy takes memory for the shape that an array says it has, before it reads any of it."""
+    with archive.open(member) as file:
+        read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+        major, _ = np.lib.format.read_magic(file)
+        shape, _, dtype = read_header[major](file)
+    if dtype.hasobject:
+        raise CheckpointError(unsafe(path))
+    if math.prod(shape) * dtype.itemsize > member.file_size:
+        raise CheckpointError(
+            f"`checkpoint` {path} is damaged: {show_name(member.filename)} of {member.file_size:,} bytes claims the "
+            f"shape {shape}. Download or copy it again."
+        )
 
 
 def _check_npz_depth(model: nn.Module, names: list[str], path: Path, architecture: str) -> None:

@@ -14,7 +14,13 @@ from sensitune.backbones._focus import FOCUS_IMAGE_SIZE, FOCUS_NAME, FOCUS_TIMM_
 from sensitune.backbones._hash import weights_hash
 from sensitune.backbones._published import PUBLISHED_BACKBONES
 from sensitune.backbones._reading import checkpoint_path, read_tensors
-from sensitune.backbones._saved import CheckpointMetadata, Preprocessing, complete_spec, saved_metadata
+from sensitune.backbones._saved import (
+    CheckpointMetadata,
+    Preprocessing,
+    check_tensors,
+    complete_spec,
+    saved_metadata,
+)
 from sensitune.backbones._types import Backbone, BackboneSpec
 from sensitune.errors import ArgumentError, CheckpointError
 from sensitune.sites import name_head
@@ -118,7 +124,10 @@ def _fill(
         # A Sensitune checkpoint of the first blocks holds no others; any other file holds all.
         keep_blocks(model, about.spec.num_blocks if about else None, name=spec.name)
         source = f"`checkpoint` {path}"
-        tensors = to_timm_layout(read_tensors(path), model, architecture=timm_name(spec), source=source)
+        tensors = read_tensors(path)
+        if about:
+            check_tensors(tensors, about, path)
+        tensors = to_timm_layout(tensors, model, architecture=timm_name(spec), source=source)
         dropped = fill_strictly(model, tensors, source=source, keep_head=keep_head)
     if dropped:
         _logger.info("%s: left out %s.", path, ", ".join(dropped))

@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from sensitune._files import is_bomb
+from sensitune._schema import show_name
 from sensitune.errors import CheckpointError
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
@@ -44,6 +46,7 @@ def checkpoint_path(checkpoint: str) -> Path:
     if path.suffix not in (".safetensors", ".npz", *PICKLE_SUFFIXES):
         raise CheckpointError(f"`checkpoint` {path} has a suffix that Sensitune does not read. It reads {READABLE}.")
     _refuse_stand_ins(path)
+    _refuse_bombs(path)
     return path
 
 
@@ -76,6 +79,19 @@ def _refuse_stand_ins(path: Path) -> None:
         raise CheckpointError(
             f"`checkpoint` {path} is an HTML page that was saved in place of the weights. Download the file itself."
         )
+
+
+def _refuse_bombs(path: Path) -> None:
+    """torch and NumPy unpack compressed archives too, which weights hardly gain from."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+        raise CheckpointError(damaged(path, error)) from error
+    if is_bomb(packed := path.stat().st_size, unpacked):
+        raise CheckpointError(f"`checkpoint` {path} of {packed:,} bytes unpacks to {unpacked:,}. It is refused.")
 
 
 def damaged(path: Path, error: Exception) -> str:
@@ -128,7 +144,16 @@ def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
                 f"`checkpoint` {path} is not a table of tensors by name: {name!r} is a {type(value).__name__}. "
                 f"Save the model's state_dict() alone."
             )
+        _refuse_claims(path, name, value)
     return dict(content)
+
+
+def _refuse_claims(path: Path, name: str, tensor: torch.Tensor) -> None:
+    """A pickle may say that a tensor is larger than what it stores, or keeps its values in another way."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise CheckpointError(f"`checkpoint` {path}: `{show_name(name)}` is sparse, quantised or empty. Save it dense.")
+    if is_bomb(path.stat().st_size, claimed := tensor.numel() * tensor.element_size()):
+        raise CheckpointError(f"`checkpoint` {path} is damaged: `{show_name(name)}` claims {claimed:,} bytes.")
 
 
 def _without_parallel_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,10 +12,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from sensitune._files import atomic_write
-from sensitune._schema import NonEmptyText, Positive, PositiveInt, parse_json, read, to_plain
+from sensitune._schema import NonEmptyText, Positive, PositiveInt, parse_json, read, show_name, to_plain
+from sensitune._tensor_file import CHECKSUM_KEY, checksum, document_checksum
 from sensitune.backbones._hash import weights_hash
 from sensitune.backbones._reading import damaged
 from sensitune.backbones._types import BackboneSpec
@@ -56,6 +57,7 @@ class CheckpointMetadata:
         metadata: Likewise.
         weights_hash: `weights_hash` of the model.
         versions: Package -> its version when the file was written.
+        checksums: Tensor -> its checksum.
     """
 
     spec: BackboneSpec
@@ -64,6 +66,7 @@ class CheckpointMetadata:
     metadata: Mapping[str, Any]
     weights_hash: str
     versions: Mapping[str, str]
+    checksums: Mapping[str, str]
 
 
 def save_checkpoint(
@@ -98,6 +101,7 @@ def save_checkpoint(
 
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ModelError("The model still has tuner layers. Call `merge_and_unload()` and save what it returns.")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     about = CheckpointMetadata(
         spec=spec,
         class_names=tuple(class_names),
@@ -105,10 +109,12 @@ def save_checkpoint(
         metadata=dict(metadata or {}),
         weights_hash=weights_hash(model),
         versions={name: version(name) for name in ("sensitune", "timm", "torch")},
+        checksums={name: checksum(tensor) for name, tensor in tensors.items()},
     )
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    document = json.dumps(to_plain(about))
+    header = {"format": "pt", _KEY: document, CHECKSUM_KEY: document_checksum(document)}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", _KEY: json.dumps(to_plain(about))})
+        save_file(tensors, temporary, metadata=header)
 
 
 def saved_metadata(path: Path) -> CheckpointMetadata | None:
@@ -127,11 +133,39 @@ def saved_metadata(path: Path) -> CheckpointMetadata | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
+            header = file.metadata() or {}
+        text = header.get(_KEY)
         values = None if text is None else parse_json(text)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(damaged(path, error)) from error
-    return None if values is None else read(CheckpointMetadata, values, source=path, error=CheckpointError)
+    if text is None:
+        return None
+    about = read(CheckpointMetadata, values, source=path, error=CheckpointError)
+    if header.get(CHECKSUM_KEY) != document_checksum(text):
+        raise CheckpointError(_changed(path, "its header"))
+    return about
+
+
+def check_tensors(tensors: Mapping[str, Tensor], about: CheckpointMetadata, path: Path) -> None:
+    """Make sure that a merged checkpoint holds what was written.
+
+    Args:
+        tensors: Its tensors.
+        about: From `saved_metadata`.
+        path: The checkpoint, for an error.
+
+    Raises:
+        CheckpointError: If one is missing, too many or changed.
+    """
+    for name in sorted(tensors.keys() | about.checksums.keys()):
+        if name not in tensors or about.checksums.get(name) != checksum(tensors[name]):
+            raise CheckpointError(_changed(path, f"the tensor `{show_name(name)}`"))
+
+
+def _changed(path: Path, what: str) -> str:
+    return (
+        f"`checkpoint` {path} is damaged: {what} is not what was written (by its checksum). Merge again, or restore it."
+    )
 
 
 def complete_spec(spec: BackboneSpec, about: CheckpointMetadata, path: Path) -> BackboneSpec:

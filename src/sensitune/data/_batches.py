@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
+from sensitune.data._image_file import open_image
 from sensitune.data._transform import ImageTransform
 from sensitune.data._types import labels_of
 from sensitune.errors import ArgumentError, DataError
@@ -40,7 +44,9 @@ class PreparedImages(TorchDataset[dict[str, torch.Tensor]]):
             raise ArgumentError(f"`cache_bytes` must be at least 0. Got {cache_bytes}.")
         self.transform = transform
         self.labels = torch.tensor(labels_of(split), dtype=torch.int64)
-        self._split = split
+        self._mode: str | None = split.features["image"].mode
+        self._split = _undecoded(split)
+        self._max_pixels = Image.MAX_IMAGE_PIXELS  # a worker process may have another limit of its own
         self._cache: dict[int, torch.Tensor] = {}
         self._num_cached = min(len(split), cache_bytes // (3 * transform.prepared_size**2))
 
@@ -59,19 +65,28 @@ class PreparedImages(TorchDataset[dict[str, torch.Tensor]]):
         return pixels
 
     def _decode(self, index: int) -> torch.Tensor:
+        file = self._split[index]["image"]
         try:
-            with self._split[index]["image"] as image:  # closes the file of an image with several frames
-                return self.transform.prepare(image)
-        except DataError:
-            raise
+            with open_image(_source(file), max_pixels=self._max_pixels) as image:
+                return self.transform.prepare(image.convert(self._mode) if self._mode else image)
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-            raise DataError(f"The image {self._name(index)} cannot be read ({error}). Repair or remove it.") from error
+            name = (file and file["path"]) or f"number {index} of the split"
+            raise DataError(f"The image {name} cannot be read ({error}). Repair or remove it.") from error
 
-    def _name(self, index: int) -> str:
-        from datasets import Image
 
-        path = self._split.cast_column("image", Image(decode=False))[index]["image"]["path"]
-        return path or f"number {index} of the split"
+def _undecoded(split: Dataset) -> Dataset:
+    from datasets import Image as ImageFeature
+
+    return split.cast_column("image", ImageFeature(decode=False))
+
+
+def _source(file: Mapping[str, Any] | None) -> Path | BytesIO:
+    """Where an image lies, or what it holds."""
+    if file is None:
+        raise DataError("there is none")
+    if file["bytes"] is not None:
+        return BytesIO(file["bytes"])
+    return Path(file["path"])
 
 
 def batches(

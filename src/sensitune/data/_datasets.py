@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import tarfile
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sensitune._files import is_bomb
+from sensitune._schema import show_reason
 from sensitune.data._divide import check_fractions
 from sensitune.data._scan import SPLIT_NAMES
 from sensitune.data._splits import Row, take_stratified
@@ -41,7 +45,7 @@ def load_hub_dataset(name: str, *, config: str | None = None, **options: Any) ->
         dataset = load_dataset(name, config)
     except Exception as error:  # the hub, its cache and the data set's own files have all kinds of errors
         raise DataError(
-            f"The data set {name!r} could not be fetched from the hub ({type(error).__name__}: {error}). "
+            f"The data set {name!r} could not be fetched from the hub ({type(error).__name__}: {show_reason(error)}). "
             f"Fetch it elsewhere, save it with `save_to_disk`, and give that folder."
         ) from error
     return from_datasets(dataset, source=f"hub: {name}" + (f" ({config})" if config else ""), **options)
@@ -65,7 +69,9 @@ def load_saved_dataset(path: str | os.PathLike[str], **options: Any) -> ImageDat
     try:
         dataset = load_from_disk(os.fspath(path))
     except Exception as error:  # a missing or damaged Arrow file surfaces as almost any type
-        raise DataError(f"The saved data set {path} cannot be read ({type(error).__name__}: {error}).") from error
+        raise DataError(
+            f"The saved data set {path} cannot be read ({type(error).__name__}: {show_reason(error)})."
+        ) from error
     return from_datasets(dataset, source=str(Path(path).resolve()), **options)
 
 
@@ -87,12 +93,28 @@ def load_webdataset(shards: Mapping[str, str] | str | os.PathLike[str], **option
 
     files = dict(shards) if isinstance(shards, Mapping) else {"train": os.fspath(shards)}
     try:
+        _refuse_bombs(files.values())
         dataset = load_dataset("webdataset", data_files=files)
+    except DataError:
+        raise
     except Exception as error:  # a missing or damaged archive surfaces as almost any type
-        raise DataError(f"The shards {files} cannot be read ({type(error).__name__}: {error}).") from error
+        raise DataError(f"The shards {files} cannot be read ({type(error).__name__}: {show_reason(error)}).") from error
     data = from_datasets(dataset, source=", ".join(files.values()), **options)
     # One by one, for a path may hold a comma.
     return replace(data, info=data.info | {"source": list(files.values())}) if len(files) > 1 else data
+
+
+def _refuse_bombs(patterns: Iterable[str]) -> None:
+    """`datasets` unpacks compressed shards too, whatever their name, and all of them into its cache."""
+    for path in (path for pattern in patterns for path in glob(pattern)):
+        packed, unpacked = os.path.getsize(path), 0
+        with tarfile.open(path) as archive:
+            for member in archive:
+                unpacked += member.size
+                if is_bomb(packed, unpacked):
+                    raise DataError(
+                        f"The shard {path} of {packed:,} bytes unpacks to more than {unpacked:,}. It is refused."
+                    )
 
 
 def from_datasets(
@@ -127,8 +149,8 @@ def from_datasets(
     splits = _known_splits(dataset, source)
     image, label = _columns(splits["train"], source)
     plain = {name: _plain(split, image, label) for name, split in splits.items()}
-    plain, class_names = _with_class_ids(plain)
-    made, how = _fill_in(plain, validation_fraction, test_fraction, seed)
+    plain, class_names = _with_class_ids(plain, source)
+    made, how = _fill_in(plain, validation_fraction, test_fraction, seed, source)
     made["train"] = made["train"].shuffle(seed=seed)
     info = {
         "source": source,
@@ -175,13 +197,16 @@ def _plain(split: Dataset, image: str, label: str) -> Dataset:
     return chosen.rename_columns({old: new for old, new in names.items() if old != new})
 
 
-def _with_class_ids(splits: dict[str, Dataset]) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+def _with_class_ids(splits: dict[str, Dataset], source: str) -> tuple[dict[str, Dataset], tuple[str, ...]]:
     from datasets import ClassLabel
 
     feature = splits["train"].features["label"]
     if isinstance(feature, ClassLabel):
         return splits, tuple(feature.names)
-    written = sorted({label for split in splits.values() for label in split["label"][:]})
+    labels = {label for split in splits.values() for label in split["label"][:]}
+    if None in labels:
+        raise DataError(f"{source} has an image without a label. Give all of them one.")
+    written = sorted(labels)
     ids = {label: index for index, label in enumerate(written)}
     names = tuple(map(str, written))
     numbered = {
@@ -194,7 +219,7 @@ def _with_class_ids(splits: dict[str, Dataset]) -> tuple[dict[str, Dataset], tup
 
 
 def _fill_in(
-    splits: dict[str, Dataset], validation_fraction: float, test_fraction: float, seed: int
+    splits: dict[str, Dataset], validation_fraction: float, test_fraction: float, seed: int, source: str
 ) -> tuple[dict[str, Dataset], str]:
     made, how = dict(splits), "as published"
     wanted = {"test": test_fraction if len(splits) == 1 else 0.0, "validation": validation_fraction}
@@ -205,7 +230,9 @@ def _fill_in(
         rows = [Row(position, label) for position, label in enumerate(labels_of(made["train"]))]
         taken, rest = take_stratified(rows, round(fraction * whole), seed=seed, leave=1)
         if not taken:
-            raise DataError(f"{whole} images are too few for a {name} split of {fraction:g}: it would hold none.")
+            raise DataError(
+                f"The {whole} images of {source} are too few for a {name} split of {fraction:g}: it would hold none."
+            )
         made[name] = made["train"].select([row.position for row in taken])
         made["train"] = made["train"].select([row.position for row in rest])
         how += f"; {name} is a stratified {fraction:g} of train"

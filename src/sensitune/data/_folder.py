@@ -28,6 +28,7 @@ def load_image_folder(
     test_fraction: float = 0.2,
     max_train: int | None = None,
     skip_unreadable: bool = False,
+    max_pixels: int | None = None,
 ) -> ImageData:
     """Read ``class_name/*.jpg``, or the same under ``train``, ``val`` (or ``validation``) and ``test``.
 
@@ -43,6 +44,7 @@ def load_image_folder(
         test_fraction: Share of a folder without splits that becomes the test split; 0 makes none.
         max_train: Keep at most so many training images, every class its share; None keeps all.
         skip_unreadable: Leave damaged images out and count them, instead of refusing the folder.
+        max_pixels: Pixels that an image may have; None is Pillow's limit, 89 million.
 
     Returns:
         The data; its `info` records source, seed, how it was split, sizes, skipped and ignored files.
@@ -57,7 +59,7 @@ def load_image_folder(
     tree = scan_folder(root)
     check_tree(tree, root)
     others = count_other_files(root, tree)
-    tree, skipped = without_unreadable(tree, skip=skip_unreadable)
+    tree, skipped = without_unreadable(tree, skip=skip_unreadable, max_pixels=max_pixels)
     check_tree(tree, root)
     class_names = sorted({name for classes in tree.values() for name in classes})
     splits, how = divide(

@@ -92,10 +92,24 @@ def check_exist(files: Iterable[LabelledFile], *, source: str) -> None:
     Raises:
         DataError: If a file is missing.
     """
-    missing = [file.path for file in files if not file.path.is_file()]
+    missing = [file.path for file in files if not _is_file(file.path)]
     if missing:
         more = f", and {len(missing) - 1:,} more that are missing" if len(missing) > 1 else ""
-        raise DataError(f"{source} names the image {missing[0]}, which does not exist{more}. Is the data complete?")
+        raise DataError(
+            f"{source} names the image {_shown(missing[0])}, which does not exist{more}. Is the data complete?"
+        )
+
+
+def _shown(path: Path) -> str:
+    name = str(path)
+    return name if name.isprintable() and len(path.name) < 256 else shorten(name)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any file
+        return False
 
 
 def check_count(files: Sequence[LabelledFile], *, expected: Sequence[int], source: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from sensitune.data._datasets import load_hub_dataset, load_saved_dataset, load_webdataset
 from sensitune.data._demo import load_demo_data
 from sensitune.data._fgvc import FGVC_DATASETS, load_fgvc
 from sensitune.data._folder import load_image_folder
+from sensitune.data._image_file import raise_pixel_limit
 from sensitune.data._settings import DataSettings
 from sensitune.data._subset import few_shot, join_validation, limit_train
 from sensitune.data._table import TABLE_SUFFIXES, load_table
@@ -47,6 +49,7 @@ def load_data(settings: DataSettings | str | os.PathLike[str]) -> ImageData:
     """
     if not isinstance(settings, DataSettings):
         settings = DataSettings(os.fspath(settings))
+    raise_pixel_limit(settings.max_pixels)
     return _limit_test(_limit_train(_load(settings), settings), settings)
 
 
@@ -73,14 +76,15 @@ def _limit_test(data: ImageData, settings: DataSettings) -> ImageData:
 
 
 def _load(settings: DataSettings) -> ImageData:
-    source, seed, skip_unreadable = settings.source, settings.split_seed, settings.skip_unreadable
+    source, seed = settings.source, settings.split_seed
+    reading: dict[str, Any] = {"skip_unreadable": settings.skip_unreadable, "max_pixels": settings.max_pixels}
     path = Path(source).expanduser()
     benchmark, name, folder = _benchmark(source, path)
     if benchmark is not None:
         root = settings.root if folder is None else folder
         return _BENCHMARKS[benchmark](name, root=root, train_on_validation=settings.train_on_validation)
     if path.suffix.lower() in TABLE_SUFFIXES:
-        return load_table(path, root=settings.root, seed=seed, skip_unreadable=skip_unreadable)
+        return load_table(path, root=settings.root, seed=seed, **reading)
     if settings.root is not None:
         raise ArgumentError(f"`root` goes with vtab1k/TASK, fgvc/NAME and tables of paths, not with {source!r}.")
     if source in DEMO_NAMES:
@@ -93,7 +97,7 @@ def _load(settings: DataSettings) -> ImageData:
         return load_webdataset(path, seed=seed)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return load_saved_dataset(path, seed=seed)
-    return load_image_folder(path, seed=seed, max_train=settings.max_train, skip_unreadable=skip_unreadable)
+    return load_image_folder(path, seed=seed, max_train=settings.max_train, **reading)
 
 
 def _benchmark(source: str, path: Path) -> tuple[str | None, str, Path | None]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from PIL import Image
-
+from sensitune._schema import show_reason
 from sensitune.data._divide import WHOLE
+from sensitune.data._image_file import DecodingMemory, is_special, open_image
 from sensitune.data._transform import to_rgb
 from sensitune.errors import DataError
 
@@ -18,6 +20,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".ti
 SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 Tree: TypeAlias = dict[str, dict[str, list[Path]]]
 """Split name -> class name -> its image files, sorted."""
+_LOGGER = logging.getLogger(__name__)
 _LAYOUT = "Expected class_name/*.jpg, or train/class_name/*.jpg with val/ and test/ beside it"
 
 
@@ -47,11 +50,14 @@ def scan_folder(root: Path) -> Tree:
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    return {
-        each.name: [file for file in _visible(each) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
-        for each in _visible(folder)
-        if each.is_dir()
-    }
+    return {each.name: _image_files(each) for each in _visible(folder) if each.is_dir()}
+
+
+def _image_files(folder: Path) -> list[Path]:
+    named = [each for each in _visible(folder) if each.suffix.lower() in IMAGE_SUFFIXES]
+    for special in filter(is_special, named):
+        _LOGGER.warning("%s is left out: it is no file, but a FIFO, a socket or a device.", special)
+    return [each for each in named if each.is_file()]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -77,10 +83,10 @@ def check_tree(tree: Tree, root: Path) -> None:
         raise DataError(f"{root} must hold at least 2 classes to tell apart. It holds 1: {next(iter(training))!r}.")
 
 
-def without_unreadable(tree: Tree, *, skip: bool) -> tuple[Tree, list[Path]]:
+def without_unreadable(tree: Tree, *, skip: bool, max_pixels: int | None = None) -> tuple[Tree, list[Path]]:
     """The tree without the images that cannot be decoded, which are refused unless they may be skipped."""
     paths = [file for classes in tree.values() for files in classes.values() for file in files]
-    broken = find_unreadable(paths, skip=skip)
+    broken = find_unreadable(paths, skip=skip, max_pixels=max_pixels)
     kept = {
         split: {name: [file for file in files if file not in broken] for name, files in classes.items()}
         for split, classes in tree.items()
@@ -88,12 +94,13 @@ def without_unreadable(tree: Tree, *, skip: bool) -> tuple[Tree, list[Path]]:
     return kept, list(broken)
 
 
-def find_unreadable(paths: Sequence[Path], *, skip: bool) -> dict[Path, str]:
+def find_unreadable(paths: Sequence[Path], *, skip: bool, max_pixels: int | None = None) -> dict[Path, str]:
     """Decode every image once; Pillow's own `verify` does not notice a file that breaks off.
 
     Args:
         paths: Image files.
         skip: Return those that cannot be decoded instead of refusing them.
+        max_pixels: As for `open_image`.
 
     Returns:
         The files that cannot be decoded, and why.
@@ -101,8 +108,9 @@ def find_unreadable(paths: Sequence[Path], *, skip: bool) -> dict[Path, str]:
     Raises:
         DataError: If there are any and `skip` is false.
     """
+    why_unreadable = partial(_why_unreadable, max_pixels=max_pixels, memory=DecodingMemory())
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        reasons = {path: why for path, why in zip(paths, pool.map(_why_unreadable, paths), strict=True) if why}
+        reasons = {path: why for path, why in zip(paths, pool.map(why_unreadable, paths), strict=True) if why}
     if reasons and not skip:
         path, why = next(iter(reasons.items()))
         more = f", nor can {len(reasons) - 1} more" if len(reasons) > 1 else ""
@@ -113,14 +121,16 @@ def find_unreadable(paths: Sequence[Path], *, skip: bool) -> dict[Path, str]:
     return reasons
 
 
-def _why_unreadable(path: Path) -> str | None:
+def _why_unreadable(path: Path, *, max_pixels: int | None, memory: DecodingMemory) -> str | None:
     try:
-        with Image.open(path) as image:
+        with open_image(path, max_pixels=max_pixels) as image:
+            pixels = image.width * image.height
             # A JPEG is decoded at an eighth of its size: its whole stream is read, for a fraction of the time.
             image.draft("RGB", (1, 1))
-            to_rgb(image)
+            with memory.taken_by(image, encoded_pixels=pixels):
+                to_rgb(image)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        return str(error) or type(error).__name__
+        return show_reason(error)
     return None
 
 

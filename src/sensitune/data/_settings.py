@@ -32,6 +32,8 @@ class DataSettings:
     """False leaves the test split alone: for runs that settings are chosen with."""
     skip_unreadable: bool = False
     """Leave damaged images out instead of stopping at the first."""
+    max_pixels: PositiveInt | None = None
+    """Pixels that an image may have before it counts as damaged; None is Pillow's limit, 89 million."""
     normalize: Literal["imagenet", "model"] = "imagenet"
     """Mean and standard deviation of the pixels: ImageNet's, or those the model was trained with."""
     resize: PositiveInt | None = None

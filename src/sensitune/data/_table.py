@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sensitune._schema import parse_json, read_json, shorten
+from sensitune._schema import read_json, read_json_lines, shorten, show_name
 from sensitune.data._build import LabelledFile, build_dataset
 from sensitune.data._divide import WHOLE, check_fractions, divide
 from sensitune.data._lists import check_exist, path_inside, read_text
@@ -35,6 +35,7 @@ def load_table(
     validation_fraction: float = 0.2,
     test_fraction: float = 0.2,
     skip_unreadable: bool = False,
+    max_pixels: int | None = None,
 ) -> ImageData:
     """Read a table with the columns ``path``, ``label`` and, if it likes, ``split``.
 
@@ -50,6 +51,7 @@ def load_table(
         validation_fraction: Share of what is split that becomes the validation split where there is none; 0 makes none.
         test_fraction: Share of a table without splits that becomes the test split; 0 makes none.
         skip_unreadable: Leave damaged images out and count them, instead of refusing the table.
+        max_pixels: Pixels that an image may have; None is Pillow's limit, 89 million.
 
     Returns:
         The data; its `info` is as for a folder.
@@ -65,7 +67,7 @@ def load_table(
     named, class_names = _label(_read_rows(table), table, folder)
     files = [file for each in named.values() for file in each]
     check_exist(files, source=str(table))
-    broken = find_unreadable([file.path for file in files], skip=skip_unreadable)
+    broken = find_unreadable([file.path for file in files], skip=skip_unreadable, max_pixels=max_pixels)
     kept = {name: [file for file in each if file.path not in broken] for name, each in named.items()}
     splits, how = divide(kept, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed)
     splits["train"] = shuffled(splits["train"], seed=seed)
@@ -99,7 +101,7 @@ def _read_rows(table: Path) -> list[_Row]:
     if table.suffix == ".csv":
         records = _csv_records(table)
     elif table.suffix == ".jsonl":
-        records = _records_by_line(table)
+        records = read_json_lines(table, error=DataError)
     else:
         records = _records(read_json(table, error=DataError))
     rows = [_row(record, number, table) for number, record in enumerate(records, start=1)]
@@ -113,20 +115,6 @@ def _csv_records(table: Path) -> Sequence[Any]:
         return list(csv.DictReader(read_text(table).splitlines()))
     except csv.Error as error:
         raise DataError(f"The table {table} is not CSV ({error}).") from error
-
-
-def _records_by_line(table: Path) -> Sequence[Any]:
-    records = []
-    for number, line in enumerate(read_text(table).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(parse_json(line))
-        except RecursionError as error:
-            raise DataError(f"Line {number} of {table} cannot be read: it is nested too deeply.") from error
-        except ValueError as error:
-            raise DataError(f"Line {number} of {table} cannot be read: {error}.") from error
-    return records
 
 
 def _records(content: Any) -> Sequence[Any]:
@@ -143,7 +131,7 @@ def _row(record: Any, number: int, table: Path) -> _Row:
         )
     for column in _COLUMNS:
         if record.get(column) in (None, ""):
-            given = ", ".join(str(key) for key in record if key) or "none"
+            given = ", ".join(show_name(str(key)) for key in record if key) or "none"
             raise DataError(f"Row {number} of {table} has no {column}. Its columns are: {given}.")
     return _Row(str(record["path"]), str(record["label"]).strip(), str(record.get("split") or ""))
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from sensitune._files import atomic_write
+from sensitune._files import atomic_write, is_bomb
 from sensitune._schema import write_json
 from sensitune.data._vtab import VTAB_SIZES, VTAB_TASKS, VtabTask, vtab_task
 from sensitune.data._vtab_sources import VTAB_SOURCES, Row, VtabSource
@@ -106,15 +107,18 @@ def unpack_vtab1k(
             members = {each: place for each in file.infolist() if (place := _place(each, archive, target))}
             found = {place.relative_to(target).parts[0] for place in members.values()}
             tasks = [name for name in VTAB_TASKS if name in found]
+            _check_room(archive, target, sum(member.file_size for member in members))
             if not tasks:
                 raise DataError(f"The archive {archive} holds no task folder of VTAB-1k ({', '.join(VTAB_TASKS)}).")
             for done, (member, place) in enumerate(members.items(), start=1):
                 _extract(file, member, place)
                 if progress:
                     progress("files", done, len(members))
-    except FileNotFoundError as error:
-        raise DataError(f"The archive {archive} does not exist.") from error
-    except (zipfile.BadZipFile, EOFError) as error:
+    except OSError as error:
+        if not Path(archive).exists():
+            raise DataError(f"The archive {archive} does not exist.") from error
+        raise DataError(f"The archive {archive} cannot be unpacked to {target} ({error}).") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"The archive {archive} is truncated, damaged or not a zip archive ({error}).") from error
     for name in tasks:
         write_checksums(target / name)
@@ -254,6 +258,16 @@ def _place(member: zipfile.ZipInfo, archive: str | os.PathLike[str], target: Pat
     if start is None or member.is_dir() or parts[0] == "__MACOSX":
         return None
     return target.joinpath(*parts[start:])
+
+
+def _check_room(archive: str | os.PathLike[str], target: Path, unpacked: int) -> None:
+    """Before anything is written."""
+    packed = os.path.getsize(archive)
+    if is_bomb(packed, unpacked):
+        raise DataError(f"The archive {archive} of {packed:,} bytes unpacks to {unpacked:,}. Nothing was unpacked.")
+    place = next(each for each in (target, *target.absolute().parents) if each.is_dir())
+    if unpacked > (free := shutil.disk_usage(place).free):
+        raise DataError(f"The archive {archive} unpacks to {unpacked:,} bytes, but {place} has {free:,} left.")
 
 
 def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, place: Path) -> None:

@@ -68,11 +68,12 @@ class RunConfig:
         return to_plain(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+    def from_dict(cls, values: dict[str, Any], *, source: str | os.PathLike[str] | None = None) -> RunConfig:
         """Read what `to_dict` wrote, or a person.
 
         Args:
             values: Group -> setting -> value; what is left out takes its default.
+            source: The file that they are from, named in messages; None if there is none.
 
         Returns:
             The configuration.
@@ -85,8 +86,9 @@ class RunConfig:
         for key in values.keys() - groups.keys():
             for name, group in groups.items():
                 if is_dataclass(group) and key in {each.name for each in fields(group)}:
-                    raise ConfigError(f"`{key}` is a setting of the group `{name}`. Write `{name}: {{{key}: ...}}`.")
-        return read(cls, values)
+                    sentence = f"`{key}` is a setting of the group `{name}`. Write `{name}: {{{key}: ...}}`."
+                    raise ConfigError(sentence if source is None else f"{os.fspath(source)}: {sentence}")
+        return read(cls, values, source=source)
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> RunConfig:
@@ -101,12 +103,9 @@ class RunConfig:
         Raises:
             ConfigError: If the file is missing, is no YAML, or `from_dict` refuses it.
         """
-        return cls.from_dict(read_settings(path))
-
-
-def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings of a configuration file, without what a run folder records beside them."""
-    return {key: value for key, value in read_yaml(path).items() if key != RECORDED_KEY}
+        values = read_yaml(path)
+        values.pop(RECORDED_KEY, None)
+        return cls.from_dict(values, source=path)
 
 
 def _check_method(settings: AllocationSettings) -> None:

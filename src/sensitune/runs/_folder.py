@@ -14,7 +14,7 @@ from typing import Any
 from sensitune._files import atomic_write
 from sensitune._schema import dump_yaml, load, to_plain, write_json
 from sensitune.errors import RunFolderError
-from sensitune.runs._config import RECORDED_KEY, RunConfig, read_settings
+from sensitune.runs._config import RECORDED_KEY, RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation
 from sensitune.runs._settings import DeviceName
 from sensitune.training import TrainingFolder
@@ -157,7 +157,7 @@ def check_finished(folder: RunFolder) -> None:
 
 
 def _refuse_other_run(folder: RunFolder, free: frozenset[str]) -> None:
-    recorded, asked = RunConfig.from_dict(read_settings(folder.settings)).to_dict(), folder.config.to_dict()
+    recorded, asked = RunConfig.from_yaml(folder.settings).to_dict(), folder.config.to_dict()
     if named := list(_differences(recorded, asked, free)):
         raise RunFolderError(
             f"{folder.path} holds a run with other settings: {', '.join(named)}. "

@@ -9,7 +9,7 @@ from typing import Final
 
 from torch import Tensor
 
-from sensitune._tensor_file import load_tensor_file, save_tensor_file
+from sensitune._tensor_file import finite_floats, load_tensor_file, save_tensor_file
 from sensitune.errors import RunFolderError
 
 _KIND: Final = "LoRA start"
@@ -48,4 +48,4 @@ def load_lora_start(path: Path) -> dict[str, Tensor]:
             f"{path} is missing, and the run's LoRAs start from it. Remove allocation.safetensors beside it, and both "
             "are made again."
         )
-    return load_tensor_file(path, kind=_KIND, content=_Content)[0]
+    return dict(load_tensor_file(path, kind=_KIND, content=_Content, rule=finite_floats)[0])

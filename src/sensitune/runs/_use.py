@@ -131,7 +131,7 @@ def merge(
     """
     model, manifest = load_tuned(adapter, checkpoint=checkpoint or _recorded_checkpoint(adapter))
     save_checkpoint(
-        model.merge_and_unload(),
+        model.merge_and_unload(safe_merge=True),
         output,
         spec=manifest.backbone,
         class_names=manifest.class_names,

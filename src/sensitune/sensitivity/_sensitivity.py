@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from sensitune._tensor_file import load_tensor_file, naming_damage, save_tensor_file
+from sensitune._tensor_file import finite_floats, load_tensor_file, naming_damage, save_tensor_file
 from sensitune.errors import AllocationMismatchError, ArgumentError
-from sensitune.sensitivity._mapped import MappedScores
+from sensitune.sensitivity._renamed import RenamedTensors
 from sensitune.sites import ModelOutline, Site
 
 _KIND = "sensitivity"
@@ -87,8 +87,9 @@ class Sensitivity:
         Args:
             path: A file written by `save`.
             lazy: True = the tensors stay in the file, and each is mapped into memory when it is used: for models whose
-                scores do not fit. `allocate` then needs the memory of the largest tensor and of what it selects.
-                The file must stay in place. False = all are in memory together.
+                scores do not fit. All are read once, one after the other, to be compared with their checksums.
+                `allocate` then needs the memory of the largest tensor and of what it selects. The file must stay in
+                place. False = all are in memory together.
 
         Returns:
             The same sensitivity.
@@ -96,18 +97,12 @@ class Sensitivity:
         Raises:
             AdapterFileError: If the file is damaged, incomplete, or not a sensitivity.
         """
-        tensors, content = load_tensor_file(path, kind=_KIND, content=_Content)
-
-        def named(names: Sequence[str], prefix: str = "") -> Mapping[str, torch.Tensor]:
-            if lazy:
-                return MappedScores(path, names, prefix=prefix)
-            return {name: tensors[prefix + name] for name in names}
-
-        stored = {_GRADIENT + name for name in content.gradients}
-        scores = named([name for name in tensors if name not in stored])
+        tensors, content = load_tensor_file(path, kind=_KIND, content=_Content, rule=_complaint, lazy=lazy)
+        kept = {name: _GRADIENT + name for name in content.gradients}
+        scored = {name: name for name in tensors if name not in set(kept.values())}
         with naming_damage(path, AllocationMismatchError, KeyError):
-            gradients = named(content.gradients, _GRADIENT) if content.gradients else None
-            return cls(scores, content.outline, content.metadata, gradients)
+            gradients = RenamedTensors(tensors, kept) if kept else None
+            return cls(RenamedTensors(tensors, scored), content.outline, content.metadata, gradients)
 
 
 @dataclass(frozen=True)
@@ -128,3 +123,10 @@ def _check_covers(tensors: Mapping[str, torch.Tensor], site: Site, what: str) ->
             f"The {what} of `{site.parameter}` has shape {tuple(tensor.shape)}; site `{site.id}` needs {site.shape}"
             + (f" at rows {site.rows}." if site.rows else ".")
         )
+
+
+def _complaint(name: str, tensor: torch.Tensor) -> str | None:
+    if complaint := finite_floats(name, tensor):
+        return complaint
+    negative = not name.startswith(_GRADIENT) and tensor.numel() > 0 and float(tensor.min()) < 0
+    return "holds a negative score" if negative else None

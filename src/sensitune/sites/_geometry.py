@@ -5,9 +5,16 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
 import torch
 from torch import nn
+
+from sensitune._schema import NonEmptyText, NonNegativeInt, PositiveInt, Rule
+
+Rows: TypeAlias = Annotated[
+    tuple[NonNegativeInt, PositiveInt], Rule("a start and a stop behind it", lambda rows: rows[0] < rows[1])
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +28,9 @@ class Geometry:
         transposed: True when the weight is stored ``[in, out]`` (see `is_conv1d`); `rows` then counts columns.
     """
 
-    parameter: str
-    shape: tuple[int, ...]
-    rows: tuple[int, int] | None = None
+    parameter: NonEmptyText
+    shape: tuple[PositiveInt, ...]
+    rows: Rows | None = None
     transposed: bool = False
 
     @property

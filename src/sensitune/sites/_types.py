@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from sensitune._schema import NonEmptyText, NonNegativeInt, PositiveInt
 from sensitune.sites._geometry import Geometry
 
 Kind: TypeAlias = Literal["matrix", "vector", "tensor"]
@@ -24,9 +25,9 @@ class Site(Geometry):
         operation: Short name of what the site does: ``q``, ``k``, ``v``, ``proj``, ``fc1``, ``fc2``, ``norm1``, ...
     """
 
-    id: str
+    id: NonEmptyText
     kind: Kind
-    block: int | None
+    block: NonNegativeInt | None
     operation: str
 
 
@@ -45,10 +46,10 @@ class ModelOutline:
 
     sites: tuple[Site, ...]
     head: tuple[str, ...]
-    head_params: int
-    always_trained: Mapping[str, tuple[int, ...]]
+    head_params: NonNegativeInt
+    always_trained: Mapping[str, tuple[PositiveInt, ...]]
     frozen: Mapping[str, str]
-    backbone_params: int
+    backbone_params: NonNegativeInt
 
     @property
     def always_trained_params(self) -> int:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 from peft import PeftModel
-from safetensors import SafetensorError
 
-from sensitune._schema import NonNegativeInt, PositiveInt, Rule, Seed, check, load, to_plain, write_json
+from sensitune._schema import NonNegativeInt, PositiveInt, Rule, Seed, check, read, read_json, to_plain, write_json
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import AdapterFileError, AllocationMismatchError, ArgumentError
+from sensitune.tuner import check_complete, load_adapter
 
 MANIFEST_NAME = "sensitune.json"
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -25,9 +27,11 @@ _NAME = r"\w[\w.-]*"
 _PUBLIC = re.compile(rf"(vtab1k|fgvc)/{_NAME}|hf:({_NAME}/)?{_NAME}(:{_NAME})?|hub: ({_NAME}/)?{_NAME}( \([^/\\]*\))?")
 _UNNAMED = "unnamed data"
 
-WeightsHash: TypeAlias = Annotated[
+Hash: TypeAlias = Annotated[
     str, Rule("a SHA-256 hash, 64 hexadecimal digits", lambda text: bool(_HASH.fullmatch(text)))
 ]
+FileName: TypeAlias = Literal["adapter_config.json", "adapter_model.safetensors"]
+_CHECKSUM: Final = "sha256"
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,8 @@ class AdapterManifest:
         class_names: Name of every class id.
         transform: How images become tensors; without its augmentation when it is saved.
         origin: The run it comes from.
+        files: SHA-256 of PEFT's files beside it, as they were when it was saved; `save` fills it in. A manifest
+            without it, or another that has been loaded, is equal to one with it.
 
     Raises:
         ArgumentError: If a value has the wrong type, the checkpoint is not a mere file name, or the origin holds a
@@ -106,10 +112,11 @@ class AdapterManifest:
     """
 
     backbone: BackboneSpec
-    weights_hash: WeightsHash
+    weights_hash: Hash
     class_names: tuple[str, ...]
     transform: ImageTransform
     origin: AdapterOrigin
+    files: Mapping[FileName, Hash] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         check(self)
@@ -125,13 +132,16 @@ class AdapterManifest:
             )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``sensitune.json`` into an adapter folder.
+        """Write ``sensitune.json`` into an adapter folder, with checksums of the files that are there and its own.
 
         Args:
             folder: The adapter folder.
         """
-        saved = replace(self, transform=self.transform.for_evaluation())
-        write_json(Path(folder) / MANIFEST_NAME, to_plain(saved))
+        named: tuple[FileName, ...] = get_args(FileName)
+        files = {name: _sha256(Path(folder) / name) for name in named if (Path(folder) / name).is_file()}
+        saved = replace(self, transform=self.transform.for_evaluation(), files=files)
+        values = to_plain(saved)
+        write_json(Path(folder) / MANIFEST_NAME, values | {_CHECKSUM: _checksum(values)})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> AdapterManifest:
@@ -152,7 +162,34 @@ class AdapterManifest:
                 f"{os.fspath(folder)} is not an adapter folder of a Sensitune run: it has no {MANIFEST_NAME}. "
                 "Give the `adapter` folder of a run."
             )
-        return load(cls, path, error=AdapterFileError)
+        values = read_json(path, error=AdapterFileError)
+        written = values.pop(_CHECKSUM, None) if isinstance(values, dict) else None
+        manifest = read(cls, values, source=path, error=AdapterFileError)
+        if written not in (None, _checksum(values)):
+            raise AdapterFileError(
+                f"{path} is damaged or was changed: it does not go with its `{_CHECKSUM}`. Restore it; or, if the "
+                "change is meant, remove that line."
+            )
+        return manifest
+
+    def check_files(self, folder: str | os.PathLike[str]) -> None:
+        """Make sure that PEFT's files are those that the manifest was saved with.
+
+        Args:
+            folder: The adapter folder.
+
+        Raises:
+            AdapterFileError: If one is missing or has changed.
+        """
+        check_complete(folder)
+        for name, expected in self.files.items():
+            path = Path(folder) / name
+            if (found := _sha256(path)) != expected:
+                raise AdapterFileError(
+                    f"{path} is damaged or was changed: its SHA-256 is {found[:12]}, not {expected[:12]} as "
+                    f"{MANIFEST_NAME} beside it says. Restore it; or, if that is meant, write {MANIFEST_NAME} anew: "
+                    "`AdapterManifest.load(folder).save(folder)`."
+                )
 
 
 def load_tuned(
@@ -173,11 +210,13 @@ def load_tuned(
         The PEFT model in eval mode on the CPU, and its manifest.
 
     Raises:
-        AdapterFileError: If the folder is not an adapter folder, or a damaged one.
+        AdapterFileError: If the folder is not an adapter folder, lacks a file, or holds one that is damaged or has
+            changed.
         AllocationMismatchError: If the base weights are not those the adapter was tuned on.
         ArgumentError: If the manifest names a weight file and `checkpoint` is missing.
     """
     manifest = AdapterManifest.load(folder)
+    manifest.check_files(folder)
     if backbone is None:
         backbone = _load_base(manifest, folder, checkpoint)
     if backbone.weights_hash != manifest.weights_hash:
@@ -185,10 +224,7 @@ def load_tuned(
             f"{os.fspath(folder)} was tuned on {manifest.backbone.name} with weights {manifest.weights_hash[:12]}. "
             f"Got weights {backbone.weights_hash[:12]}. Give the `checkpoint` it was tuned on."
         )
-    try:
-        return PeftModel.from_pretrained(backbone.model, os.fspath(folder)).eval(), manifest
-    except SafetensorError as error:
-        raise AdapterFileError(f"The weights in {os.fspath(folder)} are damaged: {error}. Train again.") from error
+    return load_adapter(backbone.model, folder), manifest
 
 
 def _load_base(
@@ -200,6 +236,16 @@ def _load_base(
             f"{os.fspath(folder)} was tuned on the weight file {spec.checkpoint}. Give it as `checkpoint`."
         )
     return load_backbone(spec, num_classes=len(manifest.class_names), seed=manifest.origin.seed)
+
+
+def _checksum(values: Any) -> str:
+    """Of plain values, whatever their order and layout."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _public_source(source: Any) -> Any:

@@ -16,9 +16,9 @@ from sensitune._schema import (
     PositiveInt,
     Seed,
     UnitInterval,
-    parse_json,
     read,
     read_json,
+    read_json_lines,
     to_plain,
     write_json,
 )
@@ -173,10 +173,7 @@ def read_metrics(path: str | os.PathLike[str]) -> tuple[EpochMetrics, ...]:
     """
     if not Path(path).exists():
         return ()
-    try:
-        lines = [parse_json(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{os.fspath(path)} cannot be read: {error}.") from error
+    lines = read_json_lines(path, error=RunFolderError)
     rows = tuple(read(EpochMetrics, line, source=path, error=RunFolderError) for line in lines)
     epochs = [row.epoch for row in rows]
     if epochs not in ([0], list(range(1, len(rows) + 1))):

@@ -16,7 +16,7 @@ from sensitune.backbones import FOCUS_NAME, PUBLISHED_BACKBONES, BackboneSpec
 from sensitune.training._manifest import MANIFEST_NAME, AdapterManifest, AdapterOrigin
 from sensitune.training._recipe import Recipe
 from sensitune.training._result import TrainingFolder, TrainingResult
-from sensitune.tuner import ModelCard, SptConfig, adapter_card
+from sensitune.tuner import ModelCard, SptConfig, adapter_card, read_adapter_config
 
 _SHOWN_CLASSES = 50
 
@@ -35,8 +35,7 @@ def write_card(
     folder = TrainingFolder(Path(root))
     adapter = folder.adapter if weights == "last" else folder.chosen_adapter
     manifest = AdapterManifest.load(adapter) if (adapter / MANIFEST_NAME).is_file() else None
-    config = PeftConfig.from_pretrained(os.fspath(adapter))
-    _TrainedAdapter(config, recipe, result, manifest).card(weights).write(adapter)
+    _TrainedAdapter(read_adapter_config(adapter), recipe, result, manifest).card(weights).write(adapter)
 
 
 @dataclass(frozen=True)

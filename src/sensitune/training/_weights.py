@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sensitune._files import atomic_folder
 from sensitune.errors import AdapterFileError
 from sensitune.training._manifest import AdapterManifest
+from sensitune.tuner import check_complete
 
 _PLAIN_WEIGHTS = "trained.safetensors"
 
@@ -47,6 +48,7 @@ def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         AdapterFileError: If the folder holds tensors that the model has no place for, or lacks some.
     """
     if isinstance(model, PeftModel):
+        check_complete(folder)
         tensors = load_peft_weights(str(folder), device="cpu")
         found: Any = set_peft_model_state_dict(model, tensors, adapter_name=model.active_adapter)
         unexpected = found.unexpected_keys

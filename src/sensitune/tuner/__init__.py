@@ -21,6 +21,7 @@ Example:
 """
 
 from sensitune.tuner._adapter_card import adapter_card
+from sensitune.tuner._adapter_folder import check_complete, load_adapter, read_adapter_config
 from sensitune.tuner._card import ModelCard
 from sensitune.tuner._config import SptConfig
 from sensitune.tuner._lora_start import apply_lora_start
@@ -30,4 +31,14 @@ from sensitune.tuner._register import register
 
 register(SptConfig, SptModel)
 
-__all__ = ["ModelCard", "SptConfig", "SptModel", "adapter_card", "apply_lora_start", "hold_statistics"]
+__all__ = [
+    "ModelCard",
+    "SptConfig",
+    "SptModel",
+    "adapter_card",
+    "apply_lora_start",
+    "check_complete",
+    "hold_statistics",
+    "load_adapter",
+    "read_adapter_config",
+]

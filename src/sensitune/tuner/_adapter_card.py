@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from peft import PeftConfig
 
 from sensitune._markdown import code, escape, table
-from sensitune.allocation import module_params
+from sensitune.tuner._adapter_folder import weight_files
 from sensitune.tuner._card import CARD_NAME, ModelCard, is_template
 from sensitune.tuner._register import spt_type
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from sensitune.tuner._config import SptConfig
     from sensitune.tuner._plan import SitePlan
 
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _INDEX = "Adapters"
 _BY_SENSITIVITY = frozenset({"spt", "knapsack"})
 _PAPER = "[He et al., ICCV 2023](https://arxiv.org/abs/2303.08566)"
@@ -66,11 +65,6 @@ def write_adapter_card(folder: Path, config: PeftConfig) -> None:
     adapter_card(config).write(folder)
     if is_inside and not weight_files(folder.parent) and _is_replaceable(folder.parent / CARD_NAME):
         _index(folder.parent).write(folder.parent)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files in a folder that hold an adapter's weights, as PEFT names them."""
-    return [folder / name for name in _WEIGHTS if (folder / name).is_file()]
 
 
 def _is_replaceable(path: Path) -> bool:
@@ -121,7 +115,7 @@ def _placement(config: Any) -> str:
     lines = [
         f"- Placement: {code(config.rule)}" if config.rule else "",
         f"- Budget: {config.budget:,} parameters" if config.budget is not None else "",
-        f"- Trained: {sum(map(_params, config.plans.values())):,} parameters, the head not counted",
+        f"- Trained: {sum(plan.num_params for plan in config.plans.values()):,} parameters, the head not counted",
         whole,
     ]
     facts = "\n".join(line for line in lines if line)
@@ -155,7 +149,7 @@ def _operation(site: str) -> str:
 
 def _row(name: str, plans: Sequence[SitePlan], forms: Sequence[str]) -> list[str]:
     cells = [_count([plan for plan in plans if plan.form == form]) for form in forms]
-    return [name, f"{len(plans)}", *cells, f"{sum(map(_params, plans)):,}"]
+    return [name, f"{len(plans)}", *cells, f"{sum(plan.num_params for plan in plans):,}"]
 
 
 def _count(plans: Sequence[SitePlan]) -> str:
@@ -164,7 +158,3 @@ def _count(plans: Sequence[SitePlan]) -> str:
         return "·"
     ranks = sorted({plan.size for plan in plans if plan.form in {"lora", "adapter"}})
     return f"{len(plans)}" + (f" (rank {' to '.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))})" if ranks else "")
-
-
-def _params(plan: SitePlan) -> int:
-    return module_params(plan, plan.form, plan.size) if plan.form == "lora" or plan.form == "adapter" else plan.size

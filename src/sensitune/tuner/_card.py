@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from sensitune._files import atomic_write
+from sensitune._schema import dump_yaml, parse_yaml
+from sensitune.errors import AdapterFileError
 
 CARD_NAME: Final = "README.md"
 _END = "<!-- Sensitune writes anew what is above this line, and keeps what is below. -->"
@@ -49,12 +49,15 @@ class ModelCard:
 
         Args:
             folder: The adapter folder.
+
+        Raises:
+            AdapterFileError: If there is a card that cannot be read.
         """
         path = Path(folder) / CARD_NAME
-        metadata, text = _split(path.read_text(encoding="utf-8")) if path.is_file() else ({}, "")
+        metadata, text = _read(path) if path.is_file() else ({}, "")
         tags = sorted({*_texts(metadata.get("tags")), "sensitune", *self.tags})
         metadata |= {"library_name": "peft", **self.metadata, "tags": tags}
-        front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+        front = dump_yaml(metadata)
         sections = [part for heading, section in self.sections.items() for part in (f"## {heading}", section)]
         parts = [f"# {self.title}", self.summary, *sections, _versions(self.packages), _END, _of_others(text)]
         page = "\n\n".join(part for part in parts if part)
@@ -71,7 +74,7 @@ def is_template(path: Path) -> bool:
     Returns:
         False also where there is none.
     """
-    return path.is_file() and _is_template(_split(path.read_text(encoding="utf-8"))[1])
+    return path.is_file() and _is_template(_read(path)[1])
 
 
 def _is_template(text: str) -> bool:
@@ -99,10 +102,16 @@ def _versions(packages: Sequence[str]) -> str:
     return f"{_VERSIONS}\n\n" + "\n".join(lines)
 
 
-def _split(page: str) -> tuple[dict[str, Any], str]:
+def _read(path: Path) -> tuple[dict[str, Any], str]:
     """Front matter and text of a page."""
-    found = _FRONT_MATTER.match(page)
-    values = yaml.safe_load(found[1]) if found else None
+    try:
+        page = path.read_text(encoding="utf-8")
+        found = _FRONT_MATTER.match(page)
+        values = parse_yaml(found[1]) if found else None
+    except ValueError as error:
+        raise AdapterFileError(
+            f"{path} cannot be read: {error}. Repair it; or remove it, and it is written anew."
+        ) from error
     return (values, page[found.end() :]) if found and isinstance(values, dict) else ({}, page)
 
 

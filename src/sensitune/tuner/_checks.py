@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sensitune._schema import show_name
 from sensitune.errors import AdapterFileError, AllocationMismatchError, ModelError
 from sensitune.sites import unwrapped
+from sensitune.tuner._adapter_folder import complaint
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._withdraw import withdraw
 
 _LOGGER = logging.getLogger(__name__)
 _PEFT_PREFIX = "base_model.model."
@@ -99,37 +103,55 @@ def _tied(model: nn.Module) -> dict[str, str]:
     return tied
 
 
-def check_tensors(model: nn.Module, adapter: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse an adapter's tensors if one is missing, of another shape, unknown, or an index is wrong.
+def check_tensors(
+    model: nn.Module, adapter: str, tensors: Mapping[str, torch.Tensor], *, path: Path | None = None
+) -> None:
+    """Refuse an adapter's tensors if one is missing, of another shape or type, not finite, or unknown.
+
+    A refused adapter is taken out again: the model is left as it was.
 
     Args:
         model: The model with the adapter's layers in place.
         adapter: The adapter.
         tensors: What its file holds, by name without the adapter's name.
+        path: The file, where it is known.
 
     Raises:
         AdapterFileError: If the file is not the one that belongs to the configuration.
     """
+    try:
+        _check_tensors(model, adapter, tensors, file="The adapter file" if path is None else f"`{path}`")
+    except AdapterFileError:
+        withdraw(model, adapter)
+        raise
+
+
+def _check_tensors(model: nn.Module, adapter: str, tensors: Mapping[str, torch.Tensor], *, file: str) -> None:
     given = {_in_file(name): tensor for name, tensor in tensors.items() if _OWN.search(name)}
     for own_name, expected, plan in _expected(model, adapter):
         name = _in_file(own_name)
         tensor = given.pop(name, None)
         if tensor is None:
             raise AdapterFileError(
-                f"The adapter file is incomplete: it lacks `{name}`, which its configuration promises. "
+                f"{file} is incomplete: it lacks `{name}`, which its configuration promises. "
                 "Save the adapter again, or restore the file."
             )
         if tensor.shape != expected.shape:
             raise AdapterFileError(
-                f"The adapter file does not fit its configuration: `{name}` must be {list(expected.shape)}. "
+                f"{file} does not fit its configuration: `{name}` must be {list(expected.shape)}. "
                 f"Got {list(tensor.shape)}. Restore the file, or load it on the model it was made for."
             )
+        if found := complaint(tensor, expected):
+            raise AdapterFileError(f"{file} is damaged: `{name}` {found}. Restore the file.")
         if not expected.is_floating_point():
-            _check_indices(name, tensor, plan)
+            _check_indices(name, tensor, plan, file=file)
+    for name, tensor in tensors.items():
+        if not _OWN.search(name) and (found := complaint(tensor, _copied(model, name))):
+            raise AdapterFileError(f"{file} is damaged: `{show_name(name)}` {found}. Restore the file.")
     if given:
         raise AdapterFileError(
-            f"The adapter file does not fit its configuration: it holds `{next(iter(given))}`, which the configuration "
-            "does not know. Restore the file or the configuration that was saved with it."
+            f"{file} does not fit its configuration: it holds `{show_name(next(iter(given)))}`, which the "
+            "configuration does not know. Restore the file or the configuration that was saved with it."
         )
 
 
@@ -170,13 +192,21 @@ def _expected(model: nn.Module, adapter: str) -> Iterator[tuple[str, torch.Tenso
                 yield f"{name}.{container_name}.{slot}".lstrip("."), tensor, layer.plans[adapter][slot]
 
 
-def _check_indices(name: str, indices: torch.Tensor, plan: SitePlan) -> None:
+def _copied(model: nn.Module, name: str) -> torch.Tensor | None:
+    """The tensor of a module that is saved whole."""
+    found = model.state_dict(keep_vars=True).get(name)
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def _check_indices(name: str, indices: torch.Tensor, plan: SitePlan, *, file: str) -> None:
     wide = indices.long()
     outside = wide[(wide < 0) | (wide >= plan.numel)]
     if outside.numel():
         raise AdapterFileError(
-            f"The adapter file is damaged: `{name}` holds the index {int(outside[0])}, outside the site's "
+            f"{file} is damaged: `{name}` holds the index {int(outside[0])}, outside the site's "
             f"{plan.numel} scalars. Restore the file."
         )
-    if wide.unique().numel() != wide.numel():
-        raise AdapterFileError(f"The adapter file is damaged: `{name}` holds an index twice. Restore the file.")
+    if wide.numel() > 1 and not bool((wide[1:] > wide[:-1]).all()):
+        raise AdapterFileError(
+            f"{file} is damaged: `{name}` holds an index twice, or not in ascending order. Restore the file."
+        )

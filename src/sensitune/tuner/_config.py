@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +16,12 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from sensitune._files import apply_umask
+from sensitune._schema import NonNegativeInt, PositiveInt, Share, check, read_json, shorten
 from sensitune.allocation import Allocation
-from sensitune.errors import ArgumentError
+from sensitune.errors import AdapterFileError, ArgumentError, SensituneError
 from sensitune.sites import find_head, unwrapped
-from sensitune.tuner._adapter_card import weight_files, write_adapter_card
+from sensitune.tuner._adapter_card import write_adapter_card
+from sensitune.tuner._adapter_folder import CONFIG_NAME, WEIGHTS_NAME, check_whole, weight_files
 from sensitune.tuner._plan import SitePlan, read_plans
 from sensitune.tuner._register import spt_type
 
@@ -55,16 +58,20 @@ class SptConfig(PeftConfig):
         base_description: Class and checkpoint of the base, for the model card where the base has no name of its own.
     """
 
-    target_modules: set[str] | list[str] | str | None = field(
+    target_modules: set[str] | list[str] | tuple[str, ...] | str | None = field(
         default=None, metadata={"help": "Modules to tune: a list of names or suffixes, or a regular expression."}
     )
-    r: int = field(default=8, metadata={"help": "Rank of the LoRA or Adapter; 0 tunes sparsely."})
+    r: NonNegativeInt = field(default=8, metadata={"help": "Rank of the LoRA or Adapter; 0 tunes sparsely."})
     structured_type: Literal["lora", "adapter"] = field(default="lora", metadata={"help": "'lora' or 'adapter'."})
-    num_sparse: int = field(default=1024, metadata={"help": "Sparse entries per module where r is 0."})
-    rank_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Module name pattern -> rank."})
-    sparse_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Module name pattern -> entries."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of a LoRA or Adapter."})
-    drop_path: float = field(default=0.0, metadata={"help": "Drop-path on the output of a LoRA or Adapter."})
+    num_sparse: PositiveInt = field(default=1024, metadata={"help": "Sparse entries per module where r is 0."})
+    rank_pattern: dict[str, NonNegativeInt] = field(
+        default_factory=dict, metadata={"help": "Module name pattern -> rank."}
+    )
+    sparse_pattern: dict[str, PositiveInt] = field(
+        default_factory=dict, metadata={"help": "Module name pattern -> entries."}
+    )
+    dropout: Share = field(default=0.0, metadata={"help": "Dropout on the input of a LoRA or Adapter."})
+    drop_path: Share = field(default=0.0, metadata={"help": "Drop-path on the output of a LoRA or Adapter."})
     init_weights: bool = field(default=True, metadata={"help": "True starts as the identity, False at random."})
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "Modules trained whole and saved."})
     exclude_modules: set[str] | list[str] | str | None = field(default=None, metadata={"help": "Modules to leave out."})
@@ -75,8 +82,10 @@ class SptConfig(PeftConfig):
         default=None, metadata={"help": "Site id -> what is done to it; written by SptConfig.from_allocation."}
     )
     rule: str | None = field(default=None, metadata={"help": "How the placement came about."})
-    trainable_params: int | None = field(default=None, metadata={"help": "Trained scalars without the head."})
-    budget: int | None = field(default=None, metadata={"help": "The budget of the allocation."})
+    trainable_params: NonNegativeInt | None = field(
+        default=None, metadata={"help": "Trained scalars but for the head."}
+    )
+    budget: NonNegativeInt | None = field(default=None, metadata={"help": "The budget of the allocation."})
     base_description: str | None = field(default=None, metadata={"help": "Class and checkpoint of the base."})
 
     def __post_init__(self) -> None:
@@ -85,25 +94,15 @@ class SptConfig(PeftConfig):
         # Indices of an allocation's sparse entries by site id. Tensors do not fit into JSON: on disk they are in the
         # adapter's state dict, and a configuration that was loaded from disk has none here.
         self.sparse_indices: dict[str, torch.Tensor] = {}
+        # The file that belongs to a configuration from a folder, for messages about it.
+        self.weights_file: Path | None = None
+        check(self)
         self.plans: dict[str, SitePlan] = read_plans(self.site_plan or {})
         # As PEFT's own configurations do: names are looked up one by one.
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
-        self._check()
-
-    def _check(self) -> None:
-        if self.r < 0:
-            raise ArgumentError(f"`r` must be 0 (sparse) or a positive rank. Got {self.r}.")
-        if self.structured_type not in {"lora", "adapter"}:
-            raise ArgumentError(f'`structured_type` must be "lora" or "adapter". Got {self.structured_type!r}.')
-        if self.num_sparse < 1:
-            raise ArgumentError(f"`num_sparse` must be at least 1. Got {self.num_sparse}.")
-        for name in ("dropout", "drop_path"):
-            value = getattr(self, name)
-            if not 0.0 <= value < 1.0:
-                raise ArgumentError(f"`{name}` must be at least 0 and below 1. Got {value}.")
         if self.layers_pattern and self.layers_to_transform is None:
             raise ArgumentError("`layers_pattern` needs `layers_to_transform`. Give the indices of the layers to tune.")
 
@@ -196,6 +195,71 @@ class SptConfig(PeftConfig):
         config = replace(self, site_plan=site_plan, target_modules=target_modules, **changes)
         config.sparse_indices = dict(indices)
         return config
+
+    @classmethod
+    def from_json_file(cls, path_json_file: str, **kwargs: Any) -> dict[str, Any]:
+        """Read ``adapter_config.json`` as plain values.
+
+        Args:
+            path_json_file: The file.
+            **kwargs: As in PEFT.
+
+        Returns:
+            Field -> value.
+
+        Raises:
+            AdapterFileError: If it is damaged, or has a field that is unknown to the version of PEFT that wrote it.
+        """
+        values = read_json(path_json_file, error=AdapterFileError)
+        if not isinstance(values, dict):
+            raise AdapterFileError(f"{path_json_file} must hold a group of settings. Got {shorten(values)}.")
+        unknown = values.keys() - {each.name for each in fields(cls)}
+        # Another version of PEFT may have settings of its own, which PEFT warns of and leaves out.
+        if unknown and values.get("peft_version") in (None, version("peft")):
+            raise AdapterFileError(f"{path_json_file}: {shorten(min(unknown))} is not a setting of SPT.")
+        return values
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], subfolder: str | None = None, **kwargs: Any
+    ) -> SptConfig:
+        """Read the configuration of an adapter folder or of a repository on the hub.
+
+        Args:
+            pretrained_model_name_or_path: The folder or repository.
+            subfolder: Where in it.
+            **kwargs: As in PEFT.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            AdapterFileError: If it is damaged, or promises more than the weights beside it can hold.
+        """
+        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        try:
+            config: SptConfig = super().from_pretrained(os.fspath(pretrained_model_name_or_path), subfolder, **kwargs)
+        except AdapterFileError:
+            raise
+        except (SensituneError, TypeError, ValueError) as error:
+            raise AdapterFileError(f"{folder / CONFIG_NAME}: {error}") from error
+        config.weights_file = next((path for path in weight_files(folder) if path.name == WEIGHTS_NAME), None)
+        config._check_claims(folder)
+        return config
+
+    def _check_claims(self, folder: Path) -> None:
+        """Before memory is taken for what is promised; a value takes at least one byte."""
+        if self.weights_file is None:
+            return
+        check_whole(self.weights_file)
+        claimed = sum(plan.num_params for plan in self.plans.values())
+        if self.site_plan is None:
+            claimed = max([self.r, *self.rank_pattern.values()])
+        if claimed > (size := self.weights_file.stat().st_size):
+            raise AdapterFileError(
+                f"{folder / CONFIG_NAME} promises {claimed:,} values, more than {self.weights_file.name} of {size:,} "
+                "bytes can hold. Restore the files."
+            )
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Write ``adapter_config.json``, and the model card beside it.

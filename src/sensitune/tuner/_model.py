@@ -12,7 +12,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, Modul
 from peft.utils.integrations import init_empty_weights
 from torch import nn
 
-from sensitune.errors import AdapterFileError, ModelError
+from sensitune.errors import ModelError
 from sensitune.tuner._calls import CallWatch
 from sensitune.tuner._checks import adapter_file, check_plan, check_tensors, model_to_tune
 from sensitune.tuner._combine import check_combination, combine_copies, combine_layer, combined_config
@@ -194,7 +194,7 @@ class SptModel(BaseTuner):
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> Any:
         """Check an adapter's tensors before PEFT, from 0.21 on, loads any of them."""
-        _check_file(model, config, adapter_name, state_dict)
+        check_tensors(model, adapter_name, state_dict, path=config.weights_file)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:
@@ -202,7 +202,7 @@ class SptModel(BaseTuner):
         if not hasattr(BaseTuner, "_remap_adapter_state_dict_for_load"):
             found = adapter_file(state_dict, prefix)
             if found and found[0] in self.peft_config:
-                _check_file(self.model, self.peft_config[found[0]], *found)
+                check_tensors(self.model, *found, path=cast("SptConfig", self.peft_config[found[0]]).weights_file)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def add_weighted_adapter(
@@ -321,15 +321,6 @@ class SptModel(BaseTuner):
             super()._replace_module(parent, child_name, new_module, child)
         else:
             setattr(parent, child_name, new_module)
-
-
-def _check_file(model: nn.Module, config: Any, adapter: str, tensors: dict[str, torch.Tensor]) -> None:
-    """Refuse a damaged file; a refused adapter leaves the model as it was."""
-    try:
-        check_tensors(model, adapter, tensors)
-    except AdapterFileError:
-        withdraw(model, adapter)
-        raise
 
 
 def _describe(model: nn.Module) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from sensitune._schema import PositiveInt, read, shorten
-from sensitune.errors import AdapterFileError
+from sensitune._schema import NonEmptyText, PositiveInt, read
+from sensitune.allocation import module_params
+from sensitune.errors import ArgumentError
 from sensitune.sites import Geometry
 
 Form: TypeAlias = Literal["lora", "adapter", "sparse", "whole"]
@@ -22,11 +23,28 @@ class SitePlan(Geometry):
         size: Rank of a LoRA or Adapter; number of entries of a sparse site; number of scalars of a whole one.
         reads_input: True for an Adapter that reads the layer's input instead of its output (the published SPT does so
             for the attention output projection).
+
+    Raises:
+        ArgumentError: If the size or the form does not go with the shape.
     """
 
     form: Form
     size: PositiveInt
     reads_input: bool = False
+
+    def __post_init__(self) -> None:
+        fits = {"sparse": self.size <= self.numel, "whole": self.size == self.numel}.get(self.form, len(self.shape) > 1)
+        if not fits:
+            raise ArgumentError(
+                f"A plan of the form {self.form} and the size {self.size:,} does not go with the shape "
+                f"{list(self.shape)} of `{self.parameter}`."
+            )
+
+    @property
+    def num_params(self) -> int:
+        """Scalars that it trains."""
+        form = self.form
+        return module_params(self, form, self.size) if form == "lora" or form == "adapter" else self.size
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description that leaves out what has its default."""
@@ -51,11 +69,13 @@ def read_plans(site_plan: Mapping[str, Any]) -> dict[str, SitePlan]:
         Site id -> plan.
 
     Raises:
-        AdapterFileError: If it is no mapping, or a plan lacks a key, has one too many, or a value that it cannot have.
+        ArgumentError: If it is no mapping, or a plan lacks a key, has one too many, or a value that it cannot have.
     """
-    if not isinstance(site_plan, Mapping):
-        raise AdapterFileError(f"`site_plan` must map site ids to plans. Got {shorten(site_plan)}.")
-    return {
-        site: read(SitePlan, plan, where=f"site_plan[{site}]", error=AdapterFileError)
-        for site, plan in site_plan.items()
-    }
+    return dict(read(_SitePlans, {"site_plan": site_plan}, error=ArgumentError).site_plan)
+
+
+@dataclass(frozen=True)
+class _SitePlans:
+    """Site id -> plan, under the name that a configuration has for it."""
+
+    site_plan: Mapping[NonEmptyText, SitePlan]
