@@ -7,7 +7,8 @@ budget the ranking is walked down until the cost equals it (`allocate`).
 
 `knapsack_allocation` goes beyond the paper: from the accumulated gradient it works out what each rank of each matrix,
 and each single scalar, captures per parameter, and spends the budget there. `compute_lora_start` then lets each LoRA
-start along that gradient. The others are baselines: the same everywhere, chance, or another paper's rule.
+start along that gradient. `lora_allocation` places LoRAs alone, for trainers that know nothing else. The others are
+baselines: the same everywhere, chance, or another paper's rule.
 
 Pure CPU code: it sees scores, gradients and sites, never a model.
 
@@ -32,6 +33,7 @@ from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cost import StructuredType, module_params
 from sensitune.allocation._knapsack import knapsack_allocation
+from sensitune.allocation._lora_allocation import lora_allocation
 from sensitune.allocation._lora_start import compute_lora_start
 from sensitune.allocation._published import load_published_allocation
 from sensitune.allocation._rows import GroupRow, SiteRow, group_rows
@@ -54,6 +56,7 @@ __all__ = [
     "knapsack_allocation",
     "layerwise_allocation",
     "load_published_allocation",
+    "lora_allocation",
     "module_params",
     "neuron_allocation",
     "parse_budget",

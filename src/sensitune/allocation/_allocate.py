@@ -7,6 +7,7 @@ from typing import overload
 from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._budget import Budgets, read_budgets
 from sensitune.allocation._cost import Rules, StructuredType
+from sensitune.allocation._matrices import servable_part
 from sensitune.allocation._problem import Problem, SiteScores, origin_of
 from sensitune.allocation._solve import solve_budgets, solve_tau
 from sensitune.errors import ArgumentError
@@ -24,6 +25,7 @@ def allocate(
     alpha: float = 10.0,
     beta: float = 5.0,
     whole_vectors: bool = True,
+    servable: bool = False,
 ) -> Allocation: ...
 
 
@@ -38,6 +40,7 @@ def allocate(
     alpha: float = 10.0,
     beta: float = 5.0,
     whole_vectors: bool = True,
+    servable: bool = False,
 ) -> list[Allocation]: ...
 
 
@@ -51,6 +54,7 @@ def allocate(
     alpha: float = 10.0,
     beta: float = 5.0,
     whole_vectors: bool = True,
+    servable: bool = False,
 ) -> Allocation | list[Allocation]:
     """Choose what to tune: modules where many scalars matter, single scalars elsewhere.
 
@@ -70,12 +74,15 @@ def allocate(
         alpha: A matrix is structured from P / alpha selected scalars on; at least 1. 10 as published.
         beta: A vector of size n is tuned whole from n / beta selected scalars on; at least 1. 5 as published.
         whole_vectors: False = vectors stay sparse. With ``structured=None`` the allocation is purely sparse.
+        servable: True = nothing is selected but what plain LoRA can say (`sensitune.export_lora`): LoRAs and single
+            values of matrices, no vectors, no tokens. Values in many columns and rows make a LoRA of a high rank.
 
     Returns:
         The allocation, or one per budget in the order given.
 
     Raises:
         ArgumentError: If both or neither of `budget` and `tau` are given, or an option is out of range.
+        ModelError: If only matrices are wanted (`servable`) and there is none.
         BudgetError: If a budget is below what is always trained, above what can be used, or cannot be read.
         NonFiniteError: If a score is not finite.
 
@@ -85,6 +92,8 @@ def allocate(
     """
     if (budget is None) == (tau is None):
         raise ArgumentError(f"Give exactly one of `budget` and `tau`. Got {'neither' if tau is None else 'both'}.")
+    if servable:
+        sensitivity = servable_part(sensitivity, structured)
     problem = Problem(
         outline=sensitivity.outline,
         views=SiteScores(sensitivity),

@@ -30,6 +30,7 @@ import torch
 from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._budget import Budgets, read_budgets
 from sensitune.allocation._cut import find_cut, indices_above
+from sensitune.allocation._matrices import servable_part
 from sensitune.allocation._offers import Choice, Offer, make_offer
 from sensitune.allocation._problem import origin_of
 from sensitune.allocation._spectrum import finite_gradient
@@ -45,6 +46,7 @@ def knapsack_allocation(
     budget: int | str,
     structured: Literal["lora"] | None = "lora",
     max_rank: int | None = None,
+    servable: bool = False,
 ) -> Allocation: ...
 
 
@@ -55,6 +57,7 @@ def knapsack_allocation(
     budget: Budgets,
     structured: Literal["lora"] | None = "lora",
     max_rank: int | None = None,
+    servable: bool = False,
 ) -> list[Allocation]: ...
 
 
@@ -64,6 +67,7 @@ def knapsack_allocation(
     budget: int | str | Budgets,
     structured: Literal["lora"] | None = "lora",
     max_rank: int | None = None,
+    servable: bool = False,
 ) -> Allocation | list[Allocation]:
     """Choose what captures most of the accumulated gradient at a given number of parameters.
 
@@ -76,6 +80,7 @@ def knapsack_allocation(
         budget: As in `allocate`, a list included.
         structured: ``"lora"``, or None = single entries only.
         max_rank: Highest rank of a module; None = no limit.
+        servable: As in `allocate`.
 
     Returns:
         The allocation, or one per budget, with ``rule="knapsack"``. Its metadata says the ``gain`` (squared Frobenius
@@ -84,6 +89,7 @@ def knapsack_allocation(
 
     Raises:
         ArgumentError: If the sensitivity holds no gradients, or an option is out of range.
+        ModelError: If only matrices are wanted (`servable`) and there is none.
         BudgetError: If a budget is below what is always trained, exceeds what has a gradient, or cannot be read.
         NonFiniteError: If a gradient is not finite.
 
@@ -91,6 +97,8 @@ def knapsack_allocation(
         Ours. The price is Everett's method of generalised Lagrange multipliers (Operations Research 11, 1963).
     """
     _check_options(structured, max_rank)
+    if servable:
+        sensitivity = servable_part(sensitivity, structured)
     outline = sensitivity.outline
     budgets = read_budgets(budget, outline)
     most = max(max(budgets) - outline.always_trained_params, 1)

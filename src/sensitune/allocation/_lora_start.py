@@ -50,7 +50,8 @@ def compute_lora_start(sensitivity: Sensitivity, allocation: Allocation) -> dict
 
 
 def _directions(sensitivity: Sensitivity, site: Site, rank: int) -> torch.Tensor:
-    if site not in sensitivity.sites:
+    scored = any(site.parameter == one.parameter for one in sensitivity.sites)
+    if not (scored and site.fits(sensitivity.scores[site.parameter])):
         raise AllocationMismatchError(
             f"The allocation was made for another model: the sensitivity has no site `{site.id}` of shape "
             f"{list(site.shape)}. Estimate the sensitivity of the model that the allocation was made for."

@@ -17,7 +17,7 @@ from sensitune.runs.methods import METHODS, Method
 from sensitune.training import Recipe
 
 RECORDED_KEY: Final = "recorded"
-_OF_SOME_METHODS: Final = ("budget", "tau", "placement", "lora_start", "peft")
+_OF_SOME_METHODS: Final = ("budget", "tau", "placement", "lora_start", "servable", "peft")
 
 
 @dataclass(frozen=True)

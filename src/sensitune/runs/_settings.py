@@ -62,6 +62,8 @@ class AllocationSettings:
     the rank that pays."""
     lora_start: LoraStart = "random"
     """Where a LoRA's down projection starts: at random, or along the directions in which the loss falls fastest."""
+    servable: bool = False
+    """Select nothing but what plain LoRA can say (sensitune export): no biases, no norms, no class token."""
     peft: Mapping[str, Any] | str | None = field(default=None, hash=False)
     """Configuration of the method peft: in a file its fields, such as {peft_type: LORA, use_dora: true}; or the path of
     an adapter_config.json or of its folder, which is read at once. Without target_modules: every linear layer."""

@@ -31,7 +31,7 @@ class Method(ABC):
     Attributes:
         name: What the setting `method` calls it.
         label: What a reader calls it.
-        takes: Those of the settings budget, tau, placement, lora_start and peft that mean something to it.
+        takes: Those of the settings budget, tau, placement, lora_start, servable and peft that mean something to it.
         follows_scores: Whether it looks at the scores whatever its settings.
         criterion: What it ranks by, where that is part of the method; None = what the settings say.
         split_fused: Whether it takes q, k and v of a fused projection as matrices of their own.

@@ -67,7 +67,7 @@ def by_sensitivity(structured: StructuredType | None) -> Place:
     ) -> Allocation:
         assert sensitivity is not None
         if settings.placement == "knapsack":
-            return knapsack_allocation(sensitivity, budget=_budget(settings))
+            return knapsack_allocation(sensitivity, budget=_budget(settings), servable=settings.servable)
         return allocate(
             sensitivity,
             budget=None if settings.tau is not None else _budget(settings),
@@ -77,6 +77,7 @@ def by_sensitivity(structured: StructuredType | None) -> Place:
             alpha=settings.alpha,
             beta=settings.beta,
             whole_vectors=structured is not None,
+            servable=settings.servable,
         )
 
     return place

@@ -40,10 +40,11 @@ def _spt(
 ) -> Method:
     """A method of the paper's."""
     loras = structured == "lora"
+    takes = {"budget", "tau"} if structured == "adapter" else {"budget", "tau", "servable"}
     return PlacedMethod(
         name=name,
         label=label,
-        takes=frozenset({"budget", "tau", "placement", "lora_start"} if loras else {"budget", "tau"}),
+        takes=frozenset(takes | {"placement", "lora_start"} if loras else takes),
         follows_scores=True,
         place=by_sensitivity(structured),
         presets=_presets(loras=loras),
