@@ -33,11 +33,14 @@ from sensitune.allocation import (
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
 from sensitune.sites import ModelOutline, Site, find_sites, outline_model
 from sensitune.tuner import SptConfig, SptModel, apply_lora_start
+from sensitune.tuner.plain_lora import LoraExport, LoraPlan, export_lora, lora_config, plan_lora
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Allocation",
+    "LoraExport",
+    "LoraPlan",
     "ModelOutline",
     "Sensitivity",
     "Site",
@@ -48,10 +51,13 @@ __all__ = [
     "apply_lora_start",
     "compute_lora_start",
     "estimate_sensitivity",
+    "export_lora",
     "find_sites",
     "knapsack_allocation",
     "load_published_allocation",
+    "lora_config",
     "outline_model",
+    "plan_lora",
     "random_allocation",
     "uniform_allocation",
 ]

@@ -39,6 +39,10 @@ class MergeError(SensituneError, ValueError):
     """A module that has no merged form, such as a non-linear Adapter, or merged values that are not finite."""
 
 
+class ExportError(SensituneError, ValueError):
+    """An adapter, or a part of one, of which no plain LoRA does the same."""
+
+
 class CheckpointError(SensituneError, ValueError):
     """A checkpoint that is truncated, unsafe to read, or made for another architecture."""
 
