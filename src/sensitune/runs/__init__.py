@@ -6,7 +6,8 @@
 A run lives in a folder. Each stage takes what it needs from those before, adds its own files and is not computed
 twice; a folder of another configuration is refused, never overwritten. Images and backbone are loaded once for all
 stages. `compare` does it for several methods at the cost of the uniform LoRA: sum over matrices [out, in] of
-rank (in + out), plus the class token. `predict` and `merge` need an adapter folder alone, plus its backbone.
+rank (in + out), plus the class token. `predict`, `merge` and `export` need an adapter folder alone, plus its
+backbone.
 
 Example:
     >>> from sensitune.backbones import BackboneSpec
@@ -24,6 +25,7 @@ Example:
 from sensitune.runs._compare import compare
 from sensitune.runs._config import RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation
+from sensitune.runs._export import export
 from sensitune.runs._folder import RunFolder, check_finished
 from sensitune.runs._presets import preset_settings, with_preset
 from sensitune.runs._reporter import Reporter, Silent
@@ -48,6 +50,7 @@ __all__ = [
     "Silent",
     "check_finished",
     "compare",
+    "export",
     "merge",
     "open_image",
     "predict",

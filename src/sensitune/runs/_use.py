@@ -71,7 +71,7 @@ def predict(
     Raises:
         DataError: If there are no images, or one cannot be read.
     """
-    model, manifest = load_tuned(adapter, checkpoint=checkpoint or _recorded_checkpoint(adapter))
+    model, manifest = load_tuned(adapter, checkpoint=checkpoint or recorded_checkpoint(adapter))
     read: list[Path] = []
     skipped: list[Path] = []
 
@@ -129,7 +129,7 @@ def merge(
     Returns:
         The file.
     """
-    model, manifest = load_tuned(adapter, checkpoint=checkpoint or _recorded_checkpoint(adapter))
+    model, manifest = load_tuned(adapter, checkpoint=checkpoint or recorded_checkpoint(adapter))
     save_checkpoint(
         model.merge_and_unload(safe_merge=True),
         output,
@@ -141,7 +141,7 @@ def merge(
     return Path(output)
 
 
-def _recorded_checkpoint(adapter: str | os.PathLike[str]) -> str | None:
+def recorded_checkpoint(adapter: str | os.PathLike[str]) -> str | None:
     """The weight file that the run around an adapter folder was given: the adapter itself knows its name alone."""
     run = Path(adapter).resolve().parent
     return RunFolder.load(run).config.backbone.checkpoint if (run / "run.yaml").is_file() else None

@@ -27,7 +27,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from tuned_models import IMAGES, add, make_allocation, mixed_allocation, seeded, tiny_vit, tune
 
-from sensitune import allocate, export_lora, outline_model
+from sensitune import SptConfig, allocate, export_lora, outline_model
 from sensitune.allocation import Allocation, knapsack_allocation
 from sensitune.errors import ArgumentError, ExportError, ModelError
 from sensitune.sites import Site
@@ -283,7 +283,10 @@ class Squared(nn.Linear):
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "a convolution with padding mode 'circular'"),
         (Standardised(4, 4, 3), "Standardised is a convolution of its own kind"),
         (Squared(4, 4), "Squared has a forward of its own"),
-        (nn.MultiheadAttention(4, 2), "not the weight of a linear layer"),
+        (
+            nn.MultiheadAttention(4, 2),
+            "something computes with the weight without calling its layer, where PEFT's LoRA has",
+        ),
         (nn.LayerNorm(4), "not the weight of a linear layer"),
     ],
     ids=["groups", "dilation", "padding", "conv subclass", "linear subclass", "attention", "norm"],
@@ -294,8 +297,45 @@ def test_a_layer_on_which_pefts_lora_does_something_else_is_refused(
     model = nn.Sequential(layer, nn.Linear(4, 2))
     name = "0.out_proj.weight" if isinstance(layer, nn.MultiheadAttention) else "0.weight"
     allocation = make_allocation(outline_model(model), sparse={name: torch.tensor([1, 2])})
-    with pytest.raises(ExportError, match=re.escape(f"({reason}: `{name}`)")):
+    with pytest.raises(ExportError, match=rf"\({re.escape(reason)}[^:]*: `{name}`\)"):
         export_lora(tune(model, allocation), tmp_path / "lora")
+
+
+@pytest.mark.parametrize("options", [{"r": 2}, {"r": 0, "num_sparse": 7}, {"r": 0, "num_sparse": 10**6}])
+def test_an_adapter_without_an_allocation_is_exported(options: dict[str, int], tmp_path: Path) -> None:
+    tuned = seeded(
+        lambda: get_peft_model(tiny_vit(), SptConfig(target_modules=["qkv", "fc2"], init_weights=False, **options))
+    )
+    assert len(export_lora(tuned, tmp_path / "lora").ranks) == 6
+    with torch.no_grad():
+        plain = PeftModel.from_pretrained(tiny_vit(), tmp_path / "lora").eval()
+        torch.testing.assert_close(plain(IMAGES), tuned(IMAGES), rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_whose_weight_is_read_instead_of_called_is_refused(tmp_path: Path) -> None:
+    encoder = nn.TransformerEncoderLayer(8, 2, dim_feedforward=8, batch_first=True)
+    tuned = tune(encoder, make_allocation(outline_model(encoder), modules={"linear1.weight": 2}))
+    with pytest.raises(ExportError, match=r"\(something computes with the weight .*: `linear1.weight`\)"):
+        export_lora(tuned, tmp_path / "lora")
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    tuned = tune(model, make_allocation(outline_model(model), modules={"0.weight": 1}))
+    nn.functional.linear(torch.ones(1, 4), tuned.base_model.model[0].weight)
+    with pytest.raises(ExportError, match=r"\(something computes with the weight .*: `0.weight`\)"):
+        export_lora(tuned, tmp_path / "lora")
+
+
+def test_a_layer_in_several_places_and_a_lora_on_a_forward_of_its_own_are_refused(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    tuned = tune(model, make_allocation(outline_model(model), modules={"0.weight": 1}))
+    model[1] = model[0]
+    with pytest.raises(
+        ExportError, match=r"\(a layer that stands in several places, of which PEFT tunes one: `0.weight`\)"
+    ):
+        export_lora(tuned, tmp_path / "lora")
+    model = nn.Sequential(Squared(4, 4), nn.Linear(4, 2))
+    tuned = tune(model, make_allocation(outline_model(model), modules={"0.weight": 1}))
+    with pytest.raises(ExportError, match=r"\(Squared has a forward of its own: `0.weight`\)"):
+        export_lora(tuned, tmp_path / "lora")
 
 
 def test_names_that_are_the_ends_of_others_are_matched_alone(tmp_path: Path) -> None:
@@ -307,6 +347,14 @@ def test_names_that_are_the_ends_of_others_are_matched_alone(tmp_path: Path) -> 
     plain = PeftModel.from_pretrained(model, tmp_path / "lora")
     layers = {name: each.r for name, each in plain.base_model.model.named_modules() if isinstance(each, LoraLayer)}
     assert layers == {"0": {"default": 2}, "1.1": {"default": 1}}
+
+
+def test_a_head_whose_name_ends_another_modules_is_refused(tmp_path: Path) -> None:
+    model = tiny_vit()
+    model.blocks[0].overhead = nn.Linear(12, 12)
+    allocation = replace(make_allocation(outline_model(model), modules={f"{QKV}[q]": 1}), always_trained=())
+    with pytest.raises(ExportError, match=re.escape("PEFT cannot be told to save `head` alone: it takes")):
+        export_lora(tune(model, allocation), tmp_path / "lora")
 
 
 def test_one_of_several_adapters_is_exported(tmp_path: Path) -> None:
@@ -433,3 +481,11 @@ def test_transformers_loads_it_by_itself(tmp_path: Path) -> None:
     model.load_adapter(str(folder))
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(WORDS).logits, outputs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.network
+def test_vllm_reads_the_configuration_of_a_language_model(tmp_path: Path) -> None:
+    helper = pytest.importorskip("vllm.lora.peft_helper", reason="vLLM is not installed")
+    folder, _ = written("llama", tmp_path / "llama")
+    found = helper.PEFTHelper.from_dict(json.loads((folder / "adapter_config.json").read_text()))
+    assert found.vllm_lora_scaling_factor == 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +23,10 @@ from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._model import SptModel
 from sensitune.tuner.plain_lora._factors import Factors, factors_of, why_not
 from sensitune.tuner.plain_lora._folder import write_lora_folder
-from sensitune.tuner.plain_lora._names import exact_pattern, exact_targets
+from sensitune.tuner.plain_lora._names import exact_pattern, exact_targets, taken_along
 
 _MOST_NAMES = 4
+_SHARED = "a layer that stands in several places, of which PEFT tunes one"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def export_lora(
 
     Args:
         model: A model with the adapter, from `peft.get_peft_model` or `PeftModel.from_pretrained`.
-        folder: The adapter folder to write; replaced if it is there.
+        folder: The adapter folder to write; an older plain LoRA is replaced.
         adapter: Name of the adapter.
         uniform_rank: Fill all LoRAs up with zeros to the highest rank, for servers that read no `rank_pattern`.
         allow_dropping: Leave out what no LoRA does, which changes what the adapter does; False refuses.
@@ -71,6 +73,7 @@ def export_lora(
         What was written, and what was left out.
 
     Raises:
+        ArgumentError: If there is something else than a plain LoRA in the folder.
         ModelError: If the model has no such SPT adapter.
         ExportError: If a site's change is no LoRA (an Adapter, a norm, a bias, a token, some convolutions), or nothing
             but those is tuned.
@@ -94,7 +97,7 @@ def export_lora(
     spt = tuner.peft_config[adapter]
     assert isinstance(spt, SptConfig)
     transposed = all(getattr(tuner.model.get_submodule(name), "transposed", False) for name in factors)
-    config = _config(spt, factors, _plain_modules(tuner.model), transposed=transposed)
+    config = _config(spt, factors, list(head), _plain_modules(tuner.model), transposed=transposed)
     write_lora_folder(
         folder,
         config,
@@ -123,10 +126,11 @@ def _card(config: LoraConfig, dropped: Mapping[str, str]) -> ModelCard:
 def _translate(tuner: SptModel, adapter: str) -> tuple[dict[str, Factors], dict[str, str]]:
     """Module -> factors, and site -> why it has none."""
     factors, dropped = {}, {}
+    places = Counter(id(module) for _, module in tuner.model.named_modules(remove_duplicate=False))
     for name, layer in tuner._layers():
-        slots = []
+        slots, parent = [], tuner.model.get_submodule(name.rpartition(".")[0])
         for slot, plan in layer.plans.get(adapter, {}).items():
-            reason = why_not(layer, plan)
+            reason = _SHARED if places[id(layer)] > 1 else why_not(layer, plan, parent)
             if reason is None:
                 slots.append(slot)
             else:
@@ -141,12 +145,16 @@ def _refusal(dropped: Mapping[str, str]) -> str:
     groups: dict[str, list[str]] = {}
     for site, reason in dropped.items():
         groups.setdefault(reason, []).append(site)
-    said = "; ".join(f"{reason}: {_listed(sites)}" for reason, sites in groups.items())
+    said = "; ".join(f"{reason}: {_listed(sorted(sites, key=_depth))}" for reason, sites in groups.items())
     return (
         f"No LoRA does what the adapter does in {len(dropped)} places ({said}). Train with `allocate(..., "
         "servable=True)` (`--allocation.servable`), which never selects such places, or leave them out with "
         "`allow_dropping=True` (`--allow-dropping`)."
     )
+
+
+def _depth(site: str) -> int:
+    return site.count(".")
 
 
 def _listed(sites: list[str]) -> str:
@@ -183,14 +191,16 @@ def _plain_modules(model: nn.Module) -> set[str]:
     return {name for name in names if name and not name.startswith(tuned)}
 
 
-def _config(spt: SptConfig, factors: Mapping[str, Factors], modules: set[str], *, transposed: bool) -> LoraConfig:
+def _config(
+    spt: SptConfig, factors: Mapping[str, Factors], saved: list[str], modules: set[str], *, transposed: bool
+) -> LoraConfig:
     ranks = {name: down.shape[0] for name, (down, _) in factors.items()}
     highest = max(ranks.values())
-    saved = sorted(spt.modules_to_save or ())
-    for name in saved:
-        # As PEFT decides it (`check_target_module_exists`): what is saved whole gets no LoRA.
-        if lost := next((each for each in ranks if re.match(rf"(^|.*\.){name}($|\..*)", each)), None):
-            raise ExportError(f"PEFT puts no LoRA on `{lost}`, which it takes for `{name}` in `modules_to_save`.")
+    if pair := taken_along(saved, modules):
+        raise ExportError(
+            f"PEFT cannot be told to save `{pair[0]}` alone: it takes `modules_to_save` as the ends of names, and "
+            f"would take `{pair[1]}` for it too. Rename one of the two in the model, or use the adapter as it is."
+        )
     return LoraConfig(
         base_model_name_or_path=spt.base_model_name_or_path,
         revision=spt.revision,

@@ -24,28 +24,32 @@ from sensitune.tuner._plan import SitePlan
 Factors: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 """A ``[rank, in, *kernel]`` and B ``[out, rank]``; the change of the weight is their product."""
 
+_NO_LAYER = "not the weight of a linear layer"
+_IS_READ = "something computes with the weight without calling its layer, where PEFT's LoRA has no effect"
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def why_not(layer: SptLayer, plan: SitePlan) -> str | None:
+def why_not(layer: SptLayer, plan: SitePlan, parent: nn.Module) -> str | None:
     """The reason why PEFT's LoRA on a layer cannot do what a plan does, or None where it can.
 
     Args:
         layer: The tuned place.
         plan: What an adapter does to one of its sites.
+        parent: The module that holds the layer.
 
     Returns:
         What stands in the way, to be said after the site's name.
     """
     if plan.form == "adapter":
         return "an Adapter, which is not linear"
-    if plan.name != "weight" or not isinstance(layer, (SptLinear, SptConv)):
-        return "not the weight of a linear layer"
     base = layer.get_base_layer()
+    if plan.name != "weight" or not isinstance(layer, (SptLinear, SptConv)):
+        reads = isinstance(base, nn.Linear) and plan.name == "weight"
+        return _IS_READ if reads else _NO_LAYER
+    if layer.weight_was_read or isinstance(parent, nn.TransformerEncoderLayer):  # torch's fused encoder
+        return _IS_READ
     if isinstance(layer, SptLinear):
-        if plan.form != "lora" and not is_plain_linear(base):
-            return f"{type(base).__name__} has a forward of its own"
-        return None
+        return None if is_plain_linear(base) else f"{type(base).__name__} has a forward of its own"
     return _why_no_convolution(base)
 
 

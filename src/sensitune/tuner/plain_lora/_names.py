@@ -50,3 +50,19 @@ def _means_itself(key: str, names: Iterable[str]) -> bool:
     if not re.fullmatch(r"[\w.-]+", key):
         return False
     return [name for name in names if re.match(rf"(.*\.)?({key})$", name)] == [key]
+
+
+def taken_along(saved: Iterable[str], modules: Collection[str]) -> tuple[str, str] | None:
+    """A name in `modules_to_save` and another module that PEFT would save with it, or None.
+
+    PEFT takes the names as ends of names, dot or no dot.
+
+    Args:
+        saved: Full names of the modules that are meant.
+        modules: Names of the model's modules, as far as they are known.
+
+    Returns:
+        The first such pair.
+    """
+    pairs = ((name, module) for name in saved for module in sorted(modules))
+    return next(((name, module) for name, module in pairs if module != name and module.endswith(name)), None)

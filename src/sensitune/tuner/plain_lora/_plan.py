@@ -16,7 +16,7 @@ from sensitune.errors import ArgumentError, ModelError
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline
 from sensitune.tuner.plain_lora._folder import write_lora_folder
-from sensitune.tuner.plain_lora._names import exact_pattern, exact_targets
+from sensitune.tuner.plain_lora._names import exact_pattern, exact_targets, taken_along
 
 _LOGGER = logging.getLogger(__name__)
 _FROM_PLAN = frozenset({
@@ -70,12 +70,12 @@ class LoraPlan:
         saved adapter. See `compute_lora_start` for the start.
 
         Args:
-            folder: The adapter folder; made if it is missing, replaced if it is there.
+            folder: The adapter folder; made if it is missing, replaced if it is an older plain LoRA.
             model: The plain model that is to be trained, for the values of its head; not needed without one.
 
         Raises:
-            ArgumentError: If the scores came without gradients, or the configuration names a head and `model` is
-                missing.
+            ArgumentError: If the scores came without gradients, the configuration names a head and `model` is missing,
+                or there is something else in the folder.
         """
         start = compute_lora_start(self.sensitivity, self.allocation)
         factors = {}
@@ -217,15 +217,12 @@ def _modules(outline: ModelOutline) -> Iterator[str]:
 
 
 def _check_saved(saved: Sequence[str], modules: set[str]) -> None:
-    """PEFT trains every module whose name ends like one of `modules_to_save`, dot or no dot."""
-    for name in saved:
-        for module in sorted(modules):
-            if module != name and module.endswith(name):
-                raise ModelError(
-                    f"PEFT cannot be told to train `{name}` alone: it takes `modules_to_save` as the ends of names, "
-                    f"and would train `{module}` whole too. Rename the head, or give `modules_to_save=None` and train "
-                    "it yourself."
-                )
+    if pair := taken_along(saved, modules):
+        name, other = pair
+        raise ModelError(
+            f"PEFT cannot be told to train `{name}` alone: it takes `modules_to_save` as the ends of names, and would "
+            f"train `{other}` whole too. Rename the head, or give `modules_to_save=None` and train it yourself."
+        )
 
 
 def _check_options(options: dict[str, Any]) -> None:
