@@ -220,13 +220,25 @@ def test_an_unknown_model_ranks_every_linear_as_a_matrix_and_every_1d_parameter_
     assert kinds == {"scale": "vector", "table": "tensor", "mix.weight": "matrix", "mix.bias": "vector"}
 
 
-def test_a_tied_weight_is_one_site_and_the_second_name_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tied_weight_is_frozen_under_each_of_its_names_and_said(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     with caplog.at_level(logging.WARNING, logger="sensitune"):
         outline = outline_model(model)
-    assert [site.id for site in outline.sites] == ["0.weight", "0.bias", "1.bias"]
-    assert "`1.weight` is not ranked: tied to `0.weight`" in caplog.text
+    assert [site.id for site in outline.sites] == ["0.bias", "1.bias"]
+    assert outline.frozen.keys() == {"0.weight", "1.weight"}
+    assert "`1.weight` is not ranked: `0.weight` and `1.weight` are one tied parameter." in caplog.text
+    assert outline.backbone_params == 24
+    with pytest.raises(ArgumentError, match=r"`include` pattern '1.weight' matches no parameter that can be ranked"):
+        outline_model(model, include=["1.weight"])
+
+
+def test_a_layer_that_two_modules_hold_is_one_site() -> None:
+    shared = nn.Linear(4, 4)
+    model = nn.ModuleDict({"a": nn.ModuleDict({"fc": shared}), "b": nn.ModuleDict({"fc": shared})})
+    outline = outline_model(model)
+    assert [site.id for site in outline.sites] == ["a.fc.weight", "a.fc.bias"]
+    assert (dict(outline.frozen), outline.backbone_params) == ({}, 20)
 
 
 def test_a_quantised_weight_is_not_ranked_and_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,10 +13,12 @@ Example:
 """
 
 from sensitune.sites._caches import empty_caches, forget_caches
-from sensitune.sites._geometry import Geometry, is_conv1d, is_plain_linear
+from sensitune.sites._geometry import Geometry, is_conv1d
 from sensitune.sites._head import find_head, name_head
 from sensitune.sites._outline import find_sites, outline_model
+from sensitune.sites._plain import is_plain_convolution, is_plain_linear
 from sensitune.sites._roles import is_token, parent_reads_weight
+from sensitune.sites._shared import tied_places
 from sensitune.sites._types import Kind, ModelOutline, Site
 from sensitune.sites._wrapped import unwrapped
 
@@ -30,10 +32,12 @@ __all__ = [
     "find_sites",
     "forget_caches",
     "is_conv1d",
+    "is_plain_convolution",
     "is_plain_linear",
     "is_token",
     "name_head",
     "outline_model",
     "parent_reads_weight",
+    "tied_places",
     "unwrapped",
 ]

@@ -92,23 +92,5 @@ def is_conv1d(module: nn.Module) -> bool:
     Returns:
         Whether it is one.
     """
-    return isinstance(module, _conv1d())
-
-
-def is_plain_linear(module: nn.Module) -> bool:
-    """Whether a module computes ``F.linear`` with its weight, stored either way, and nothing else.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        True for torch's linear layer, transformers' ``Conv1D``, and subclasses that keep their forward.
-    """
-    classes: tuple[type[nn.Module], ...] = (nn.Linear, *_conv1d())
-    return any(isinstance(module, each) and type(module).forward is each.forward for each in classes)
-
-
-def _conv1d() -> tuple[type[nn.Module], ...]:
-    """Transformers' ``Conv1D``, if transformers has been loaded."""
     found = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
-    return () if found is None else (found,)
+    return found is not None and isinstance(module, found)

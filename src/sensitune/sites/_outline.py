@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from sensitune.errors import ArgumentError, ModelError
+from sensitune.sites._computed import computed_weights
 from sensitune.sites._geometry import is_conv1d
 from sensitune.sites._head import find_head
 from sensitune.sites._names import block_of, find_blocks, operation_name
 from sensitune.sites._roles import clears_key_bias, is_position_embedding, is_token, parent_reads_weight
+from sensitune.sites._shared import all_names, tied_places
 from sensitune.sites._slices import Slices, fused_slices
 from sensitune.sites._stem import find_stem
 from sensitune.sites._types import Kind, ModelOutline, Site
@@ -68,7 +71,8 @@ def outline_model(
         head: As in `find_sites`.
 
     Returns:
-        The outline. Parameters that are frozen for an unexpected reason (quantised, tied) are also logged as warnings.
+        The outline. Parameters that are frozen for an unexpected reason (quantised, tied, computed) are also logged as
+        warnings.
 
     Raises:
         ArgumentError: If a pattern matches nothing, or `head` is not the name of a module.
@@ -81,7 +85,7 @@ def outline_model(
             "Call `unload()` or `merge_and_unload()` first."
         )
     sorter = _Sorter(model, include or (), exclude or (), find_head(model, head), split_fused=split_fused)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in model.named_parameters():
         sorter.sort(name, parameter)
     outline = sorter.outline()
     for name, reason in outline.frozen.items():
@@ -102,8 +106,9 @@ class _Patterns:
         self._patterns = tuple(patterns)
         self._unused = set(patterns)
 
-    def match(self, name: str) -> bool:
-        hits = {pattern for pattern in self._patterns if name == pattern or fnmatch.fnmatchcase(name, pattern)}
+    def match(self, *names: str) -> bool:
+        """Whether a pattern matches one of the names, which are those of one place."""
+        hits = {each for each in self._patterns for name in names if name == each or fnmatch.fnmatchcase(name, each)}
         self._unused -= hits
         return bool(hits)
 
@@ -113,7 +118,7 @@ class _Patterns:
             if pattern in self._unused:
                 raise ArgumentError(
                     f"`{self._option}` pattern '{pattern}' matches no parameter that can be ranked. "
-                    "List the names with `sensitune sites MODEL`."
+                    "List the names, and what stays frozen and why, with `sensitune sites MODEL`."
                 )
 
 
@@ -136,7 +141,9 @@ class _Sorter:
         self._include = _Patterns("include", include)
         self._exclude = _Patterns("exclude", exclude)
         self._split_fused = split_fused
-        self._first_name: dict[int, str] = {}
+        self._names = all_names(model)
+        self._tied = tied_places(model)
+        self._computed = computed_weights(model)
         self._sites: list[Site] = []
         self._always_trained: dict[str, tuple[int, ...]] = {}
         self._frozen: dict[str, str] = {}
@@ -157,35 +164,43 @@ class _Sorter:
         )
 
     def sort(self, name: str, parameter: torch.Tensor) -> None:
-        """Put one parameter where it belongs."""
-        first = self._first_name.setdefault(id(parameter), name)
-        if first != name:
-            self._frozen[name] = self._frozen.get(first) or f"tied to `{first}`, which stands for both"
-            return
-        if _within(name, self._head):
+        """Put one parameter where it belongs, whatever of its names says so."""
+        names = self._names[name]
+        if _within(names, self._head):
             self._head_params += parameter.numel()
             return
         self._backbone_params += parameter.numel()
-        if self._exclude.match(name):
-            self._frozen[name] = "excluded by `exclude`"
-        elif is_token(name):
+        tied = self._tied.get(id(parameter), ())
+        if self._exclude.match(*names):
+            self._freeze(name, tied, "excluded by `exclude`")
+        elif is_token(name) and not tied:
             self._always_trained[name] = tuple(parameter.shape)
-        elif reason := self._frozen_reason(name, parameter):
-            self._frozen[name] = reason
+        elif reason := self._frozen_reason(name, parameter, bound=bool(tied)):
+            self._freeze(name, tied, reason)
+        elif tied:
+            self._freeze(name, tied, f"{' and '.join(f'`{each}`' for each in tied)} are one tied parameter")
         else:
             self._rank(name, parameter)
 
-    def _frozen_reason(self, name: str, parameter: torch.Tensor) -> str | None:
+    def _freeze(self, name: str, tied: tuple[str, ...], reason: str) -> None:
+        self._frozen |= dict.fromkeys((name, *tied), reason)
+
+    def _frozen_reason(self, name: str, parameter: torch.Tensor, *, bound: bool) -> str | None:
+        """Why a parameter stays frozen, if it does; one that is `bound` to stay so cannot be included."""
+        names = self._names[name]
         if not parameter.is_floating_point():
             owner = self._modules[name.rpartition(".")[0]]
             return f"stored as {parameter.dtype} by {type(owner).__name__}; quantised weights have no exact gradient"
-        if self._include.match(name):
+        computed = _within(names, self._computed)
+        if computed:
+            return self._computed[computed]
+        if not bound and self._include.match(*names):
             return None
         if name.rpartition(".")[2] == "mask_token":
             return "stem: the mask token of pretraining"
-        if is_position_embedding(name):
+        if any(is_position_embedding(each) for each in names):
             return "position embedding"
-        stem = _within(name, self._stem)
+        stem = _within(names, self._stem)
         return f"stem: part of `{stem}`" if stem else None
 
     def _rank(self, name: str, parameter: torch.Tensor) -> None:
@@ -235,12 +250,14 @@ class _Sorter:
     ) -> Slices | None:
         out_features = parameter.shape[-1 if transposed else 0] if parameter.dim() else 0
         if isinstance(owner, nn.MultiheadAttention) and own.startswith("in_proj_"):
-            return fused_slices("in_proj_weight", out_features, owner)
+            return fused_slices("in_proj_weight", owner.embed_dim, out_features, owner)
         is_linear = isinstance(owner, nn.Linear) or is_conv1d(owner)
         if not (self._split_fused and is_linear and own in {"weight", "bias"}):
             return None
         parent_name, _, last = module_name.rpartition(".")
-        return fused_slices(last, out_features, self._modules[parent_name])
+        layer: Any = owner
+        in_features = layer.in_features if isinstance(owner, nn.Linear) else layer.weight.shape[0]
+        return fused_slices(last, in_features, out_features, self._modules[parent_name])
 
 
 def _slice_of(site: Site, label: str, start: int, stop: int) -> Site:
@@ -249,6 +266,7 @@ def _slice_of(site: Site, label: str, start: int, stop: int) -> Site:
     return replace(site, id=f"{site.parameter}[{label}]", rows=(start, stop), shape=shape, operation=label)
 
 
-def _within(name: str, modules: Sequence[str]) -> str | None:
-    """The module of the list whose subtree holds `name`, or None."""
-    return next((module for module in modules if name == module or name.startswith(f"{module}.")), None)
+def _within(names: Sequence[str], modules: Iterable[str]) -> str | None:
+    """The first of the modules (or parameters) whose subtree holds a place of one of the names, or None."""
+    holders = (each for each in modules for name in names if name == each or name.startswith(f"{each}."))
+    return next(holders, None)
