@@ -33,13 +33,14 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
-from tuned_models import count_trained, gradients_of, make_allocation, seeded, tune
+from tuned_models import count_trained, gradients_of, seeded, tune
 
 from sensitune.allocation import Allocation, allocate
-from sensitune.errors import ModelError
+from sensitune.errors import ArgumentError, ModelError
 from sensitune.sensitivity import estimate_sensitivity
 from sensitune.sites import outline_model
 from sensitune.tuner import SptConfig
+from sensitune.tuner._plan import SitePlan
 
 # PEFT 0.21.2 asks transformers 5 for a property that it renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -274,9 +275,13 @@ def test_a_quantised_linear_is_refused_by_name() -> None:
 
 def test_a_tied_embedding_is_frozen_by_default_and_tuning_it_is_refused() -> None:
     model = build("gpt2")
-    outline = outline_model(model, include=["transformer.wte.weight"])
-    site = next(site for site in outline.sites if site.id == "transformer.wte.weight")
-    allocation = make_allocation(outline, sparse={site.id: torch.arange(4)})
-    with untouched(model), pytest.raises(ModelError, match=r"`transformer.wte.weight` is tied to `lm_head.weight`"):
-        get_peft_model(model, SptConfig.from_allocation(allocation))
     assert "transformer.wte.weight" not in {site.id for site in outline_model(model).sites}
+    with pytest.raises(
+        ArgumentError, match=r"pattern 'transformer.wte.weight' matches no parameter that can be ranked"
+    ):
+        outline_model(model, include=["transformer.wte.weight"])
+    with untouched(model), pytest.raises(ModelError, match=r"`transformer.wte.weight` is tied to `lm_head.weight`"):
+        get_peft_model(model, SptConfig(target_modules=["c_fc", "wte"], r=0))
+    plan = SitePlan(parameter="transformer.wte.weight", form="whole", size=800, shape=(50, 16))
+    with untouched(model), pytest.raises(ModelError, match=r"`transformer.wte.weight` is tied to `lm_head.weight`"):
+        get_peft_model(model, SptConfig().with_plans({plan.parameter: plan}, {}))

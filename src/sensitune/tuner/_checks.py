@@ -17,6 +17,7 @@ from sensitune.sites import unwrapped
 from sensitune.tuner._adapter_folder import complaint
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._swap import other_names
 from sensitune.tuner._withdraw import withdraw
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,24 +53,19 @@ def model_to_tune(model: nn.Module) -> nn.Module:
     return inside
 
 
-def check_plan(model: nn.Module, plans: Mapping[str, SitePlan]) -> None:
+def check_plan(model: nn.Module, plans: Mapping[str, SitePlan], tied: Mapping[int, tuple[str, ...]]) -> None:
     """Refuse a plan that was made for another model, before anything is changed.
 
     Args:
         model: The model to tune.
         plans: Site id -> plan.
+        tied: From `sensitune.sites.tied_places`.
 
     Raises:
         AllocationMismatchError: If a parameter is missing or has another shape.
         ModelError: If a parameter is tied to one of another module, which would not see the tuned values.
     """
-    tied = _tied(model) if plans else {}
     for site, plan in plans.items():
-        if plan.parameter in tied:
-            raise ModelError(
-                f"`{plan.parameter}` is tied to `{tied[plan.parameter]}`, which would keep the base's values until a "
-                "merge changed both. Leave it frozen, or untie the two."
-            )
         module: nn.Module | None
         try:
             module = model.get_submodule(plan.module)
@@ -88,19 +84,26 @@ def check_plan(model: nn.Module, plans: Mapping[str, SitePlan]) -> None:
                 f"`{plan.parameter}` of this {type(model).__name__} is {list(parameter.shape)}. "
                 "Take the sensitivity of this model and allocate again."
             )
+        refuse_tied(plan.parameter, parameter, tied)
 
 
-def _tied(model: nn.Module) -> dict[str, str]:
-    """Parameters that another module holds too: name -> the other's name."""
-    owners: dict[int, tuple[nn.Module, str]] = {}
-    tied: dict[str, str] = {}
-    for prefix, module in model.named_modules():
-        for own, parameter in module._parameters.items():
-            name = f"{prefix}.{own}".lstrip(".")
-            first, first_name = owners.setdefault(id(parameter), (module, name))
-            if parameter is not None and first is not module:
-                tied |= {name: first_name, first_name: name}
-    return tied
+def refuse_tied(name: str, parameter: torch.Tensor, tied: Mapping[int, tuple[str, ...]]) -> None:
+    """Refuse to tune a parameter that other places hold too.
+
+    Args:
+        name: Its name.
+        parameter: The parameter.
+        tied: From `sensitune.sites.tied_places`.
+
+    Raises:
+        ModelError: If it is tied to one of another module, which would not see the tuned values.
+    """
+    others = [other for other in tied.get(id(parameter), ()) if other.replace(".base_layer.", ".") != name]
+    if others:
+        raise ModelError(
+            f"`{name}` is tied to `{others[0]}`, which would keep the base's values until a merge changed both. Leave "
+            "it frozen, or untie the two."
+        )
 
 
 def check_tensors(
@@ -128,6 +131,9 @@ def check_tensors(
 
 def _check_tensors(model: nn.Module, adapter: str, tensors: Mapping[str, torch.Tensor], *, file: str) -> None:
     given = {_in_file(name): tensor for name, tensor in tensors.items() if _OWN.search(name)}
+    # PEFT before 0.21 writes a layer that several modules share under each of its names.
+    again = tuple(_in_file(f"{name}.") for name in other_names(model))
+    given = {name: tensor for name, tensor in given.items() if not name.startswith(again)}
     for own_name, expected, plan in _expected(model, adapter):
         name = _in_file(own_name)
         tensor = given.pop(name, None)

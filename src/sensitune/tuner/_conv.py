@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sensitune.errors import ArgumentError
-from sensitune.tuner._linear import refuse_mixed_batch
+from sensitune.sites import is_plain_convolution
+from sensitune.tuner._linear import refuse_mixed_batch, refuse_other_output
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._wrapper import SptWrapper
 from sensitune.tuner.kernels import drop_path
@@ -18,10 +19,14 @@ _CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
 class SptConv(SptWrapper):
-    """Wraps a convolution. LoRA: a convolution to `rank` channels with the base's geometry, then a 1×1 one back."""
+    """Wraps a convolution. LoRA: a convolution to `rank` channels with the base's geometry, then a 1×1 one back.
+
+    Of a class with a forward of its own (weight standardisation, padding), a LoRA changes the weight itself.
+    """
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
+        self.weight_forms = ("sparse", "whole") if is_plain_convolution(base_layer) else ("sparse", "whole", "lora")
         self.in_features: int = base_layer.in_channels  # type: ignore[assignment]  # PEFT's name on every layer
         self.out_features: int = base_layer.out_channels  # type: ignore[assignment]
 
@@ -40,15 +45,15 @@ class SptConv(SptWrapper):
         if self.disable_adapters and self.merged:
             self.unmerge()
         adapters = self.applied_adapters()  # asked once: another thread may merge or switch meanwhile
-        touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole", adapters=adapters)}
         base: Any = self.base_layer
         with self.undisturbed():
-            changed = {name: self.effective(name, adapters) for name in sorted(touched)}
+            changed = self.changed_parameters(adapters)
             if changed and type(base) in _CONVOLUTIONS and not self.base_is_hooked():
                 y = self._convolve(x, changed.get("weight", base.weight), changed.get("bias", base.bias))
             else:
                 y = self.run_base(changed, x, *args, **kwargs)
-        for adapter, slot, plan in self.active_slots("lora", "adapter", adapters=adapters):
+        forms = ("adapter",) if "lora" in self.weight_forms else ("lora", "adapter")
+        for adapter, slot, plan in self.active_slots(*forms, adapters=adapters):
             y = y + self._module_output(x, y, adapter, slot, plan)
         return y
 
@@ -59,6 +64,7 @@ class SptConv(SptWrapper):
             hidden = self._convolve(F.dropout(x, options.dropout, self.training).to(down.dtype), down, None)
             out = self._pointwise(hidden, up, None, groups=self._groups)
         else:
+            refuse_other_output(self.base_layer, y, 1, plan)
             read = F.dropout(y, options.dropout, self.training).to(down.dtype)
             hidden = F.gelu(self._pointwise(read, down, self.tuned("down_bias", adapter, slot), groups=1))
             out = self._pointwise(hidden, up, self.tuned("up_bias", adapter, slot), groups=1)

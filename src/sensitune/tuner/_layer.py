@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,25 +15,11 @@ from sensitune.errors import MergeError
 from sensitune.tuner._hiding import HIDING, run_hidden
 from sensitune.tuner._indices import SiteIndices, random_indices
 from sensitune.tuner._merge import Original, check_mergeable, restore, write_changes
+from sensitune.tuner._options import ModuleOptions
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner.kernels import SparsePattern
 
 ROLES = ("down", "up", "down_bias", "up_bias", "sparse", "whole")
-
-
-@dataclass(frozen=True)
-class ModuleOptions:
-    """Settings of an adapter that its layers need while they run.
-
-    Attributes:
-        dropout: Probability with which a LoRA's or Adapter's input elements are dropped in training.
-        drop_path: Probability with which a sample's whole LoRA or Adapter output is dropped in training.
-        init_weights: True starts the adapter as the identity; False draws every value at random.
-    """
-
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    init_weights: bool = True
 
 
 class SptLayer(BaseTunerLayer):
@@ -50,8 +35,11 @@ class SptLayer(BaseTunerLayer):
     plans: dict[str, dict[str, SitePlan]]
     options: dict[str, ModuleOptions]
     spt_indices: nn.ModuleDict
+    training: bool
     keep_originals: bool = True
     """Whether a merge keeps what it overwrites; `merge_and_unload` has no use for it."""
+    weight_forms: tuple[str, ...] = ("sparse", "whole")
+    """Forms that change the parameter itself; a LoRA's too, where the layer is no plain product with its weight."""
 
     def init_containers(self) -> None:
         """Create the empty containers; to be called after ``nn.Module.__init__``."""
@@ -237,20 +225,26 @@ class SptLayer(BaseTunerLayer):
         return indices
 
     def effective(self, name: str, adapters: Sequence[str] | None = None) -> torch.Tensor:
-        """The parameter `name` with the whole and sparse deltas of the applied adapters added, differentiably."""
+        """The parameter `name` with those deltas of the applied adapters added that change it, differentiably."""
         value: torch.Tensor = self.base_parameter(name)
-        for adapter, slot, plan in self.active_slots("sparse", "whole", adapters=adapters):
+        for adapter, slot, plan in self.active_slots(*self.weight_forms, adapters=adapters):
             if plan.name == name:
-                value = value + self.delta(adapter, slot, value)
+                value = value + self.delta(adapter, slot, value, running=True)
         return value
 
-    def delta(self, adapter: str, slot: str, like: torch.Tensor) -> torch.Tensor:
+    def changed_parameters(self, adapters: Sequence[str]) -> dict[str, torch.Tensor]:
+        """`effective` for every parameter that differs from the base's."""
+        slots = self.active_slots(*self.weight_forms, adapters=adapters)
+        return {name: self.effective(name, adapters) for name in sorted({plan.name for _, _, plan in slots})}
+
+    def delta(self, adapter: str, slot: str, like: torch.Tensor, *, running: bool = False) -> torch.Tensor:
         """One site's change as a dense tensor of the whole parameter's shape.
 
         Args:
             adapter: The adapter.
             slot: The site's slot.
             like: The parameter, for its shape, dtype and device.
+            running: Whether it is for a forward, in which dropout and drop-path apply.
 
         Returns:
             Zero outside the site; differentiable in the trained values.
@@ -266,13 +260,13 @@ class SptLayer(BaseTunerLayer):
             values = self.tuned("sparse", adapter, slot).to(like.dtype)
             change = flat.index_add(0, self.indices_of(adapter, slot), values).view(plan.shape)
         else:
-            change = self.low_rank_delta(adapter, slot).to(like.dtype)
+            change = self.low_rank_delta(adapter, slot, running=running).to(like.dtype)
         if plan.rows is None:
             return change
         full = torch.zeros_like(like)
         return torch.slice_scatter(full, change, -1 if plan.transposed else 0, *plan.rows)
 
-    def low_rank_delta(self, adapter: str, slot: str) -> torch.Tensor:
+    def low_rank_delta(self, adapter: str, slot: str, *, running: bool = False) -> torch.Tensor:
         """``up · down`` of a LoRA as a tensor of the site's stored shape, computed in float32 at least."""
         plan = self.plans[adapter][slot]
         if plan.form == "adapter":
@@ -280,9 +274,8 @@ class SptLayer(BaseTunerLayer):
                 f"`{plan.parameter}` has an Adapter, which is not linear and cannot be merged. "
                 'Use `structured="lora"` or keep the adapter folder.'
             )
-        down = self.tuned("down", adapter, slot)
-        up = self.tuned("up", adapter, slot)
-        product = self._compose(up, down)
+        up, down = self.tuned("up", adapter, slot), self.tuned("down", adapter, slot)
+        product = self._compose(*(self.options[adapter].thinned(up, down) if running and self.training else (up, down)))
         return product.t() if plan.transposed else product.reshape(plan.shape)
 
     def _compose(self, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sensitune.errors import ArgumentError
+from sensitune.errors import ArgumentError, ModelError
 from sensitune.sites import is_conv1d, is_plain_linear
 from sensitune.tuner._plan import SitePlan
 from sensitune.tuner._wrapper import SptWrapper
@@ -31,11 +31,15 @@ class SptLinear(SptWrapper):
 
     ``y = (W + S) x + b + Δb``, then for each slice with a LoRA ``y[rows] += up(down(dropout(x)))``, then for each slice
     with an Adapter ``y[rows] += up(gelu(down(dropout(y[rows]))))`` (He et al., ICCV 2023, section 3.3).
+
+    Of a class with a forward of its own (quantisation on the fly, groups, a router), a LoRA changes W itself.
     """
 
     def __init__(self, base_layer: nn.Module, adapter_name: str) -> None:
         super().__init__(base_layer, adapter_name)
         self.transposed = is_conv1d(base_layer)
+        self._plain = is_plain_linear(base_layer)
+        self.weight_forms = ("sparse", "whole") if self._plain else ("sparse", "whole", "lora")
         weight = self.base_parameter("weight")
         self.in_features, self.out_features = weight.shape if self.transposed else reversed(weight.shape)
 
@@ -61,11 +65,12 @@ class SptLinear(SptWrapper):
         if self._is_plain():
             y = self._tuned(x, adapters, self._bias(adapters))
         else:
-            touched = {plan.name for _, _, plan in self.active_slots("sparse", "whole", adapters=adapters)}
             with self.undisturbed():
-                changed = {name: self.effective(name, adapters) for name in sorted(touched)}
-                y = self.run_base(changed, x, *args, **kwargs)
-            y = with_low_rank(y, x, self._low_rank(adapters))
+                y = self.run_base(self.changed_parameters(adapters), x, *args, **kwargs)
+            if self._plain:
+                y = with_low_rank(y, x, self._low_rank(adapters))
+            for _, _, plan in modules:
+                refuse_other_output(self.base_layer, y, -1, plan)
             # Somebody else may hold what the base returned (a hook): it is added to, not changed.
             y = y.clone() if modules else y
         return self._apply_adapters(x, y, modules)
@@ -87,7 +92,7 @@ class SptLinear(SptWrapper):
         return self._apply_adapters(x, self._tuned(x, adapters, bias), modules)
 
     def _is_plain(self) -> bool:
-        return is_plain_linear(self.base_layer) and not self.base_is_hooked()
+        return self._plain and not self.base_is_hooked()
 
     def _bias(self, adapters: list[str]) -> torch.Tensor | None:
         return None if self.base_layer._parameters.get("bias") is None else self.effective("bias", adapters)
@@ -190,4 +195,25 @@ def refuse_mixed_batch(kwargs: dict[str, Any]) -> None:
         raise ArgumentError(
             "SPT cannot apply different adapters within one batch (`adapter_names`). "
             "Call `set_adapter(name)` and run one batch per adapter."
+        )
+
+
+def refuse_other_output(base: nn.Module, y: Any, dim: int, plan: SitePlan) -> None:
+    """An Adapter reads and changes what the layer returns, which must be its features.
+
+    Args:
+        base: The layer.
+        y: What it returned.
+        dim: Where its features should be.
+        plan: The Adapter's.
+
+    Raises:
+        ModelError: If it is something else, as a router's choice is.
+    """
+    width = y.shape[dim] if isinstance(y, torch.Tensor) and y.dim() > 1 else None
+    if width is None or width < plan.start + plan.out_features:
+        got = type(y).__name__ if width is None else f"shape {list(y.shape)}"
+        raise ModelError(
+            f"`{plan.parameter}` cannot have an Adapter: its {type(base).__name__} does not return the features of its "
+            f'weight, but {got}. Use `structured="lora"`, or leave it out with `exclude`.'
         )

@@ -13,15 +13,18 @@ from peft.utils.integrations import init_empty_weights
 from torch import nn
 
 from sensitune.errors import ModelError
+from sensitune.sites import tied_places
 from sensitune.tuner._calls import CallWatch
-from sensitune.tuner._checks import adapter_file, check_plan, check_tensors, model_to_tune
+from sensitune.tuner._checks import adapter_file, check_plan, check_tensors, model_to_tune, refuse_tied
 from sensitune.tuner._combine import check_combination, combine_copies, combine_layer, combined_config
 from sensitune.tuner._config import SptConfig
-from sensitune.tuner._layer import ROLES, ModuleOptions, SptLayer
+from sensitune.tuner._layer import ROLES, SptLayer
 from sensitune.tuner._linear import refuse_mixed_batch
 from sensitune.tuner._norms import hold_statistics, warn_of_held
 from sensitune.tuner._notes import refresh, refreshing
+from sensitune.tuner._options import ModuleOptions
 from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._swap import other_names, swap, wrap_everywhere
 from sensitune.tuner._targets import default_plan, wrapper_class
 from sensitune.tuner._tensors import SptTensors, attach, detach, expose
 from sensitune.tuner._whole_modules import exact_modules_to_save
@@ -39,6 +42,7 @@ class SptModel(BaseTuner):
     tuner_layer_cls = SptLayer
     target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     _watch: CallWatch | None = None
+    _tied: dict[int, tuple[str, ...]]
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         model = model_to_tune(model)
@@ -76,12 +80,14 @@ class SptModel(BaseTuner):
             ModelError: If a module cannot be tuned as planned.
         """
         config = cast("SptConfig", self.peft_config[adapter_name])
-        check_plan(model, config.plans)
+        self._tied = tied_places(model)
+        check_plan(model, config.plans, self._tied)
         remember_trained(model, adapter_name)
         config.base_description = config.base_description or _describe(model)
         try:
             with exact_modules_to_save(model, config, adapter_name, self.active_adapters):
                 super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict=None)
+            wrap_everywhere(model)
             # PEFT visits named modules only, so the root's own parameters (timm's class token) come last.
             root = {site: plan for site, plan in config.plans.items() if not plan.module}
             if root:
@@ -123,6 +129,7 @@ class SptModel(BaseTuner):
             raise ModelError(f"`{current_key}` already carries an adapter of another method; merge or unload it first.")
         if peft_config.site_plan is None:
             plans = {f"{current_key}.weight": default_plan(peft_config, current_key, base)}
+            refuse_tied(f"{current_key}.weight", cast("torch.Tensor", base._parameters["weight"]), self._tied)
         else:
             plans = {site: plan for site, plan in peft_config.plans.items() if plan.module == current_key}
         wrapper = wrapper_class(base, parent, target_name, plans)
@@ -195,7 +202,11 @@ class SptModel(BaseTuner):
     ) -> Any:
         """Check an adapter's tensors before PEFT, from 0.21 on, loads any of them."""
         check_tensors(model, adapter_name, state_dict, path=config.weights_file)
-        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        tensors = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        for other, first in other_names(model).items():  # else PEFT warns that they were missing
+            known = [name for name in tensors if name.startswith(f"{first}.")]
+            tensors |= {name.replace(first, other, 1): tensors[name] for name in known}
+        return tensors
 
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:
         """The same check where older PEFT loads; torch calls this before it copies anything into the modules inside."""
@@ -306,9 +317,11 @@ class SptModel(BaseTuner):
         for child in tensors if merge else []:
             child.merge(adapter_names=adapter_names)
         drop_idle_copies(self.model)
-        plain = super()._unload_and_optionally_merge(
+        wrapped = [(layer, layer.get_base_layer()) for _, layer in layers if not isinstance(layer, SptTensors)]
+        plain: Any = super()._unload_and_optionally_merge(
             merge=merge, progressbar=progressbar, safe_merge=False, adapter_names=adapter_names
         )
+        swap(plain, wrapped)
         for child in tensors:
             detach(child.get_base_layer())
         forget_trained(self.model)

@@ -16,6 +16,12 @@ from sensitune.tuner._plan import SitePlan
 def default_plan(config: SptConfig, name: str, module: nn.Module) -> SitePlan:
     """What a configuration without an allocation does to one target module's weight."""
     weight = module._parameters.get("weight")
+    if weight is None and getattr(module, "weight", None) is not None:
+        raise ModelError(
+            f"`{name}` cannot be tuned: its {type(module).__name__} computes the weight (weight norm, spectral norm, "
+            "pruning or another parametrization). Make the result permanent, for example with "
+            "`torch.nn.utils.parametrize.remove_parametrizations`, or leave it out of `target_modules`."
+        )
     if weight is None:
         raise ModelError(
             f"`{name}` ({type(module).__name__}) has no weight that SPT could tune. "
@@ -55,13 +61,13 @@ def wrapper_class(
             f"`{structured.parameter}` cannot get a LoRA or an Adapter: {type(parent).__name__} reads the weight "
             "itself and never calls the layer. Tune it sparsely, or leave it out with `exclude_modules`."
         )
-    if isinstance(module, nn.Linear) or is_conv1d(module):
+    if weight is not None and (isinstance(module, nn.Linear) or is_conv1d(module)):
         return SptLinear
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    if weight is not None and isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return SptConv
     if structured is not None:
         raise ModelError(
             f"`{structured.parameter}` cannot get a LoRA or an Adapter: {type(module).__name__} is neither a linear "
             "layer nor a convolution. Tune it sparsely with `r=0`, or leave it out of `target_modules`."
         )
-    return None
+    return None  # also where the layer computes its weight: then its bias is exposed

@@ -9,6 +9,7 @@ from torch import nn
 
 from sensitune.tuner._calls import stop_watching
 from sensitune.tuner._layer import SptLayer
+from sensitune.tuner._swap import swap
 from sensitune.tuner._tensors import SptTensors, detach
 
 _TRAINED = "spt_trained_before"
@@ -86,5 +87,4 @@ def drop_idle_copies(model: nn.Module) -> None:
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(model.get_submodule(parent), own, module)
+    swap(model, [(model.get_submodule(name), module)])

@@ -66,7 +66,7 @@ class SptWrapper(SptLayer, nn.Module):
         with self.undisturbed():
             value = self.effective(name, adapters)
         for adapter, slot, plan in self.active_slots("lora", adapters=adapters):
-            if plan.name == name:
+            if plan.name == name and plan.form not in self.weight_forms:
                 value = value + self.delta(adapter, slot, value)
         return value
 
