@@ -21,6 +21,8 @@ from transformers import (
     HubertForSequenceClassification,
     Wav2Vec2Config,
     Wav2Vec2ForSequenceClassification,
+    WavLMConfig,
+    WavLMForSequenceClassification,
 )
 from transformers.models.bit.modeling_bit import WeightStandardizedConv2d
 from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4GroupedLinear
@@ -111,6 +113,15 @@ def test_every_layer_runs_with_the_weight_that_a_merge_writes(layer: str, form: 
 
 def roles(form: str) -> tuple[str, str, str]:
     return ("up" if form == "lora" else "sparse", "default", "weight")
+
+
+@pytest.mark.parametrize("layer", ["scaled", "rows of one length", "falcon"])
+def test_who_reads_the_weight_gets_what_a_merge_writes(layer: str) -> None:
+    base = seeded(lambda: nn.Sequential(LAYERS[layer][0]()), noise=0.1, dtype=torch.float64)
+    tuned = get_peft_model(base, SptConfig(target_modules=["0"], r=2, init_weights=False)).eval()
+    wrapped = tuned.base_model.model[0]
+    expected = wrapped.base_layer.weight + wrapped.get_delta_weight("default")
+    torch.testing.assert_close(wrapped.weight + 0, expected)
 
 
 def test_what_is_a_plain_product_is_told_by_class() -> None:
@@ -236,6 +247,7 @@ SPEECH = {
     [
         (Wav2Vec2ForSequenceClassification, Wav2Vec2Config),
         (HubertForSequenceClassification, HubertConfig),
+        (WavLMForSequenceClassification, WavLMConfig),
     ],
 )
 def test_speech_models_with_a_weight_norm_are_tuned_around_it(kind: type, config: type) -> None:
