@@ -290,8 +290,10 @@ def test_an_unused_parameter_scores_zero_and_is_named(
 def test_a_parameter_reached_by_some_micro_batches_only_is_scored_in_full(model: Classifier) -> None:
     class Routed(Classifier):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            used = self.blocks if bool((x[:, 0] > 0).any()) else self.blocks[:1]
-            logits: torch.Tensor = self.head(used(x))
+            deep, hidden = x[:, 0] > 0, self.blocks[:1](x)
+            if bool(deep.any()):
+                hidden[deep] = self.blocks[1:](hidden[deep])
+            logits: torch.Tensor = self.head(hidden)
             return logits
 
     routed = Routed().double()

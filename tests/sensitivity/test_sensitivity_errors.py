@@ -179,3 +179,47 @@ def test_sites_of_another_model(model: Classifier) -> None:
     unknown = dataclasses.replace(outline.sites[0], id="x", parameter="x")
     with pytest.raises(AllocationMismatchError, match=r"Site `x` .* which has no such parameter at `x`"):
         estimate_sensitivity(model, batches(), sites=dataclasses.replace(outline, sites=(unknown,)))
+
+
+@pytest.mark.parametrize("size", [5, 16])
+def test_a_segmentation_needs_a_loss_of_its_own(size: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 1))
+    batch = torch.randn(2, 3, size, size), torch.randint(5, (2, size, size))
+    with pytest.raises(DataError, match=r"Which axis holds the classes cannot be told from logits of shape \(2, 5, .*"):
+        estimate_sensitivity(model, [batch])
+    loss = functional.cross_entropy(model(batch[0]), batch[1])
+    given = estimate_sensitivity(model, [batch], loss_fn=lambda m, b: functional.cross_entropy(m(b[0]), b[1]))
+    assert given.metadata["losses"] == [pytest.approx(loss.item())]
+
+
+class Tokens(Classifier):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x[..., None].expand(*x.shape, 4))
+
+
+def test_tokens_have_their_classes_last_and_as_many_tokens_as_classes_could_be_either() -> None:
+    model = Tokens()
+    x, y = torch.randn(2, 7), torch.randint(3, (2, 7))
+    loss = functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
+    assert estimate_sensitivity(model, [(x, y)]).metadata["losses"] == [pytest.approx(loss.item())]
+    with pytest.raises(DataError, match="Which axis holds the classes cannot be told"):
+        estimate_sensitivity(model, [(torch.randn(2, 3), torch.randint(3, (2, 3)))])
+
+
+@pytest.mark.parametrize("labels", [torch.rand(4, 1), torch.zeros(4, dtype=torch.long)])
+def test_one_logit_is_no_classification(model: Classifier, labels: torch.Tensor) -> None:
+    model.head = nn.Linear(6, 1)
+    with pytest.raises(DataError, match=r"there must be at least 2 classes. Give `loss_fn`, for a regression"):
+        estimate_sensitivity(model, [(torch.randn(4, 4), labels)])
+
+
+@pytest.mark.parametrize("labels", [torch.eye(3)[[0, 1, 2, 0]] + 1, torch.rand(4, 2), torch.randn(4, 3), torch.rand(4)])
+def test_numbers_that_are_no_probabilities_need_a_loss_of_their_own(model: Classifier, labels: torch.Tensor) -> None:
+    with pytest.raises(DataError, match=r"must be probabilities of the classes: .* Give `loss_fn`"):
+        estimate_sensitivity(model, [(torch.randn(4, 4), labels)])
+
+
+def test_smoothed_labels_are_probabilities(model: Classifier) -> None:
+    x, labels = torch.randn(4, 4), torch.eye(3)[[0, 1, 2, 0]] * 0.9 + 0.1 / 3
+    loss = functional.cross_entropy(model(x), labels)
+    assert estimate_sensitivity(model, [(x, labels)]).metadata["losses"] == [pytest.approx(loss.item())]

@@ -1,4 +1,4 @@
-"""What a batch is: on which device, how many samples count, and how it is cut into micro-batches."""
+"""What a batch is: on which device, its labels, how many samples it has."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-
-from sensitune.errors import DataError
 
 Batch: TypeAlias = Any
 LossFn: TypeAlias = Callable[[nn.Module, Batch], torch.Tensor]
@@ -21,14 +19,19 @@ def map_tensors(batch: Batch, function: Callable[[torch.Tensor], torch.Tensor]) 
     """The batch with each of its tensors replaced; containers keep their type, other values stay."""
     if isinstance(batch, torch.Tensor):
         return function(batch)
-    if isinstance(batch, MutableMapping):
-        mapped = copy.copy(batch)  # a transformers batch has more than its items
-        mapped.update({name: map_tensors(value, function) for name, value in batch.items()})
+    return map_entries(batch, lambda value: map_tensors(value, function))
+
+
+def map_entries(container: Batch, function: Callable[[Batch], Batch]) -> Batch:
+    """A container of the same type with each entry replaced; what is no container as it is."""
+    if isinstance(container, MutableMapping):
+        mapped = copy.copy(container)  # a transformers batch has more than its items
+        mapped.update({name: function(value) for name, value in container.items()})
         return mapped
-    if isinstance(batch, (list, tuple)):
-        values = [map_tensors(value, function) for value in batch]
-        return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
-    return batch
+    if isinstance(container, (list, tuple)):
+        values = [function(value) for value in container]
+        return type(container)(*values) if hasattr(container, "_fields") else type(container)(values)
+    return container
 
 
 def placed(batch: Batch, device: torch.device, dtype: torch.dtype | None) -> Batch:
@@ -49,55 +52,23 @@ def placed(batch: Batch, device: torch.device, dtype: torch.dtype | None) -> Bat
 
 def labels_of(batch: Batch) -> torch.Tensor | None:
     """The labels: ``batch["labels"]`` of a dict, the second entry of a pair, None if there are none."""
-    labels = None
-    if isinstance(batch, MutableMapping):
-        labels = batch.get("labels")
-    elif isinstance(batch, (list, tuple)) and len(batch) > 1:
-        labels = batch[1]
+    labels = _labels_as_given(batch)
     return labels if isinstance(labels, torch.Tensor) else None
 
 
 def batch_size_of(batch: Batch) -> int | None:
-    """Number of samples: the first dimension of the labels, or of the first tensor; None if there is no tensor."""
-    labels = labels_of(batch)
-    if labels is not None and labels.dim():
+    """Number of samples: of the labels, or the first dimension of the first tensor; None if there is no tensor."""
+    labels = _labels_as_given(batch)
+    if isinstance(labels, list):  # one entry per sample, as for detection
+        return len(labels)
+    if isinstance(labels, torch.Tensor) and labels.dim():
         return labels.shape[0]
     found: list[torch.Tensor] = []
     map_tensors(batch, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
     return next((tensor.shape[0] for tensor in found if tensor.dim()), None)
 
 
-def num_counted(model: nn.Module, batch: Batch) -> int:
-    """How many terms the mean loss of a batch has: its labels without the ignored ones, else its samples, else 1."""
-    labels = labels_of(batch)
-    if labels is None or labels.is_floating_point() or not labels.dim():
-        size = batch_size_of(batch)
-        return 1 if size is None else size
-    if labels.dim() > 1 and _predicts_next_token(model):
-        labels = labels[..., 1:]  # the first token is never predicted
-    return int((labels != IGNORED_LABEL).sum())
-
-
-def cut(batch: Batch, micro_batch_size: int | None) -> list[Batch]:
-    """The batch in pieces of at most `micro_batch_size` samples; what does not run over samples stays whole."""
-    size = batch_size_of(batch)
-    if micro_batch_size is None or (size is not None and size <= micro_batch_size):
-        return [batch]
-    if size is None:
-        raise DataError("`micro_batch_size` needs batches that hold tensors. Make the batches smaller instead.")
-
-    def piece(start: int) -> Batch:
-        def rows(tensor: torch.Tensor) -> torch.Tensor:
-            over_samples = tensor.dim() > 0 and tensor.shape[0] == size
-            return tensor[start : start + micro_batch_size] if over_samples else tensor
-
-        return map_tensors(batch, rows)
-
-    return [piece(start) for start in range(0, size, micro_batch_size)]
-
-
-def _predicts_next_token(model: nn.Module) -> bool:
-    """Whether a transformers model shifts its labels by one, as decoders do."""
-    loss = getattr(model, "loss_function", None)
-    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    return getattr(loss, "__name__", "") == "ForCausalLMLoss" and not encoder_decoder
+def _labels_as_given(batch: Batch) -> Any:
+    if isinstance(batch, MutableMapping):
+        return batch.get("labels")
+    return batch[1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None

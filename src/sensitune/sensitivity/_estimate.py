@@ -62,7 +62,7 @@ def estimate_sensitivity(
             and floating-point inputs to its type unless `loss_fn` is given. Not read for ``magnitude`` and ``random``.
         num_batches: How many to read; None = all.
         loss_fn: ``loss_fn(model, batch)``, the scalar mean loss of a batch. None = the model's own loss for a dict,
-            cross-entropy for a pair.
+            cross-entropy for a pair of logits ``[B, classes]`` and labels ``[B]`` (or ``[B, T, classes]``, ``[B, T]``).
         criterion: What is scored; ``sensitune.sensitivity`` has the formulas.
         sites: What to score: an outline or sites of one; None = ``outline_model(model, head=head)``.
         head: Names of the modules that form the head; None = those that `find_head` finds, or those of an outline.
@@ -72,8 +72,10 @@ def estimate_sensitivity(
         score_device: Where the scores are kept during the pass: ``"cpu"`` spares a GPU one score per parameter and
             costs their transfer at each batch. None = beside the parameters.
         micro_batch_size: Samples per backward pass, where a whole batch does not fit in memory. The meaning is
-            unchanged: the batch's mean-loss gradient is added up before it is squared (this holds one gradient per
-            scored parameter, in the model's type). None = whole batches.
+            unchanged: the batch's gradient is added up before it is squared (this holds one gradient per scored
+            parameter, in the model's type), each piece with its share: of the labels that the loss counts, of the
+            samples, or whole, where the loss is a sum. Which it is, two pieces of each batch tell, apart and together
+            (forward passes of some samples more); a loss that couples samples is refused. None = whole batches.
         keep_gradients: Also return Σ over batches of the gradient, in `Sensitivity.gradients`: what a gradient-aligned
             start of a LoRA and its gain need. Costs one float32 per scored parameter, during the pass and in the file.
         dropout: True = the model's modules of dropout and drop-path drop as in training, as in the published code,
@@ -94,7 +96,8 @@ def estimate_sensitivity(
         AllocationMismatchError: If `sites` belong to another model.
         ArgumentError: If an option has a value it may not have.
         DataError: If there are no batches, fewer than `num_batches` or than the criterion needs, one that cannot be
-            read, or others in another process.
+            read, or others in another process; if the loss is no classification and there is no `loss_fn`, or is not
+            made up of those of its micro-batches.
         ModelError: If no gradient reaches the ranked parameters, the model is wrapped for several processes, its head
             is in doubt, or it has nothing that `dropout` could switch on.
         NonFiniteError: If a loss or a score is not finite.

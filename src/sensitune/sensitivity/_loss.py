@@ -19,13 +19,14 @@ def default_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     Args:
         model: The model.
         batch: A dict of keyword arguments with labels, or a pair of inputs and labels (class indices ``[B]`` or
-            ``[B, T]``, -100 ignored; or class probabilities of the logits' shape).
+            ``[B, T]``, -100 ignored; or class probabilities of the logits' shape). Logits ``[B, classes]`` or
+            ``[B, T, classes]``.
 
     Returns:
         A scalar.
 
     Raises:
-        DataError: If the batch is neither, or a label is out of range.
+        DataError: If the batch is neither, a label is out of range, or logits and labels are not of these shapes.
         ModelError: If the model returns no loss or no logits.
     """
     if isinstance(batch, MutableMapping):
@@ -68,10 +69,36 @@ def _logits(output: Any) -> torch.Tensor:
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    _check_classes(logits, labels)
     if labels.is_floating_point():
-        return functional.cross_entropy(logits, labels.to(logits.dtype))
+        return functional.cross_entropy(logits.flatten(0, -2), labels.flatten(0, -2).to(logits.dtype))
     check_labels(labels, logits.shape[-1])
     return functional.cross_entropy(logits.flatten(0, -2), labels.flatten().long(), ignore_index=IGNORED_LABEL)
+
+
+def _check_classes(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Refuse what is no classification with the classes last, and what could be read in two ways."""
+    shapes = f"logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)}"
+    if logits.dim() < 2 or logits.shape[-1] < 2:
+        raise DataError(
+            f"The loss of {shapes} is not cross-entropy: there must be at least 2 classes. Give `loss_fn`, for a "
+            "regression `lambda model, batch: functional.mse_loss(model(batch[0]), batch[1])`."
+        )
+    if labels.is_floating_point():
+        fits = labels.shape == logits.shape and bool((labels >= 0).all())
+        if not fits or not torch.allclose(labels.sum(dim=-1), labels.new_ones(()), atol=1e-2):
+            raise DataError(
+                f"Labels that are no integers must be probabilities of the classes: of the logits' shape, from 0 on, "
+                f"1 in all. Got {shapes}. Give `loss_fn` for a regression or for several classes at once."
+            )
+        return
+    other = logits.dim() > 2 and labels.shape == (logits.shape[0], *logits.shape[2:])  # as torch has segmentation
+    if other or labels.shape not in (logits.shape[:-1], (*logits.shape[:-1], 1)):
+        raise DataError(
+            f"Which axis holds the classes cannot be told from {shapes}: cross-entropy of a pair takes [B, classes] "
+            "with [B], or [B, T, classes] with [B, T]. Give `loss_fn`, for a segmentation "
+            "`lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1])`."
+        )
 
 
 def check_labels(labels: torch.Tensor, num_classes: int) -> None:

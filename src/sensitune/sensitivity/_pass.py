@@ -14,9 +14,10 @@ from torch import nn
 
 from sensitune.errors import ArgumentError, DataError, ModelError, NonFiniteError
 from sensitune.sensitivity._accumulator import Accumulator
-from sensitune.sensitivity._batches import Batch, LossFn, batch_size_of, cut, num_counted, placed
+from sensitune.sensitivity._batches import Batch, LossFn, batch_size_of, placed
 from sensitune.sensitivity._dropout import dropout_modules, masks_of
 from sensitune.sensitivity._loss import default_loss
+from sensitune.sensitivity._micro_batches import cut, find_way, shares, take, ways_to_count
 from sensitune.sensitivity._processes import Processes
 from sensitune.sensitivity._progress import Progress, progress_reporter
 from sensitune.sensitivity._state import borrowed
@@ -154,25 +155,38 @@ class Pass:
     def _batch(self, batch: Batch, index: int) -> float:
         """Fold the gradient of the whole batch's mean loss, however many backward passes it takes."""
         pieces = cut(batch, self.micro_batch_size)
-        counts = [num_counted(self.model, piece) for piece in pieces]
-        if not sum(counts):
+        ways = ways_to_count(self.model, batch)
+        way = ways[0]
+        if way is not None and not way.any():
             raise DataError(f"Batch {index} (the first is 0) holds no labelled sample. Leave it out.")
-        # A piece without a counted label has a mean over nothing.
-        shares = [(piece, count / sum(counts)) for piece, count in zip(pieces, counts, strict=True) if count]
+        if len(pieces) > 1:
+            dtypes = (parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point())
+            precision = next(dtypes, torch.float32)
+            way = find_way(ways, pieces, lambda rows: self._value(take(batch, rows)), precision)
+        # A piece that gives no term to the mean has a mean over nothing.
+        counted = [(rows, share) for rows, share in zip(pieces, shares(way, pieces), strict=True) if share]
         mean_loss = 0.0
-        for number, (piece, share) in enumerate(shares, start=1):
-            self.accumulator.complete = number == len(shares)
-            loss = self._loss(piece, index)
+        for number, (rows, share) in enumerate(counted, start=1):
+            self.accumulator.complete = number == len(counted)
+            loss = self._loss(take(batch, rows) if len(pieces) > 1 else batch, index)
             mean_loss += loss.item() * share
             (loss * share).backward()
         self.accumulator.finish_batch(index)
         return mean_loss
 
+    @torch.no_grad()
+    def _value(self, batch: Batch) -> torch.Tensor:
+        """The loss without its graph and without dropout, NaN and all."""
+        dropping = [] if self.dropout_seed is None else dropout_modules(self.model)
+        for module in dropping:
+            module.training = False
+        value = self._scalar(batch)
+        for module in dropping:
+            module.training = True
+        return value
+
     def _loss(self, batch: Batch, index: int) -> torch.Tensor:
-        loss = (self.loss_fn or default_loss)(self.model, batch)
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise ArgumentError(f"The loss of a batch must be a scalar tensor. Got {got}.")
+        loss = self._scalar(batch)
         if not math.isfinite(loss.item()):
             raise NonFiniteError(
                 f"The loss of batch {index} (the first is 0) is {loss.item()}. "
@@ -183,6 +197,13 @@ class Pass:
                 f"The loss of batch {index} (the first is 0) depends on no ranked parameter. "
                 "Look for `detach()` or `no_grad()` between the model and its loss."
             )
+        return loss
+
+    def _scalar(self, batch: Batch) -> torch.Tensor:
+        loss = (self.loss_fn or default_loss)(self.model, batch)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise ArgumentError(f"The loss of a batch must be a scalar tensor. Got {got}.")
         return loss
 
 
