@@ -291,3 +291,100 @@ def test_a_file_that_timm_cannot_convert_is_refused(tmp_path: Path) -> None:
 def test_the_parallel_prefix_is_taken_off_only_if_all_names_have_it(tmp_path: Path) -> None:
     torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "m.pth")
     assert set(read_tensors(tmp_path / "m.pth")) == {"module.a", "b"}
+
+
+def prefixed(prefix: str, state: Tensors) -> Tensors:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: prefixed("_orig_mod.", state),
+        lambda state: prefixed("module._orig_mod.", state),
+        lambda state: {"n_averaged": torch.tensor(7)} | prefixed("module.", state),
+        lambda state: {"state_dict": prefixed("model.", state), "epoch": 3},
+        lambda state: {"state_dict": prefixed("net._orig_mod.", state)},
+        lambda state: {"model_state_dict": state, "optimizer": {}},
+        lambda state: {"model_ema": {"n_averaged": torch.tensor(7)} | prefixed("module.", state)},
+    ],
+)
+def test_what_training_scripts_wrap_around_the_weights_is_taken_off(
+    wrap: Callable[..., object], tmp_path: Path
+) -> None:
+    state = state_of()
+    torch.save(wrap(state), tmp_path / "checkpoint.pth")
+    assert_filled(load(tmp_path / "checkpoint.pth"), backbone_of(state))
+
+
+@pytest.mark.parametrize(
+    ("both", "names"),
+    [
+        (lambda raw, averaged: {"state_dict": raw, "state_dict_ema": averaged}, "state_dict_ema and state_dict"),
+        (lambda raw, averaged: {"model": raw, "model_ema": averaged}, "model_ema and model"),
+        (
+            lambda raw, averaged: {"state_dict": prefixed("model.", raw) | prefixed("model_ema.module.", averaged)},
+            "model_ema and model",
+        ),
+    ],
+)
+def test_of_weights_and_their_moving_average_the_average_is_taken_and_said(
+    both: Callable[..., object], names: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw, averaged = state_of(), state_of()
+    path = tmp_path / "checkpoint.pth"
+    torch.save(both(raw, averaged), path)
+    assert_filled(load(path), backbone_of(averaged))
+    taken = names.partition(" ")[0]
+    assert f"{path} holds {names}: the moving average, {taken}, is taken, as timm does." in caplog.text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    state = state_of()
+    state["blocks.0.attn.qkv.weight"][1, 2] = value
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(
+        CheckpointError, match=r"model.pt holds `blocks.0.attn.qkv.weight` with values that are not fin"
+    ):
+        load(tmp_path / "model.pt")
+
+
+def test_an_archive_of_weights_that_are_not_finite_is_refused(tmp_path: Path, google_npz: Archive) -> None:
+    arrays = google_npz(state_of())
+    name = next(name for name in arrays if name.endswith("MlpBlock_3/Dense_0/kernel"))
+    arrays[name][0, 0] = np.nan
+    np.savez(tmp_path / "model.npz", **arrays)
+    with pytest.raises(CheckpointError, match=r"holds `blocks.\d+.mlp.fc1.weight` with values that are not finite"):
+        load(tmp_path / "model.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor.to_sparse(), "is sparse, quantised or empty. Save it dense"),
+        (lambda tensor: (tensor * 100).to(torch.int8), "as int8 instead of float32. Save the weights as they were"),
+    ],
+)
+def test_sparse_and_quantised_weights_are_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], message: str, tmp_path: Path
+) -> None:
+    state = state_of()
+    state["blocks.0.attn.qkv.weight"] = change(state["blocks.0.attn.qkv.weight"])
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "model.pt")
+
+
+def test_a_file_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, object] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="is not a table of tensors by name: 'model' is a dict"):
+        load(tmp_path / "model.pt")
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
+    state = state_of()
+    write_safetensors(state, tmp_path / "MODEL.SAFETENSORS")
+    assert_filled(load(tmp_path / "MODEL.SAFETENSORS"), backbone_of(state))

@@ -75,7 +75,8 @@ def fill_strictly(model: nn.Module, tensors: Tensors, *, source: str, keep_head:
         Names of the tensors that were left out: a head, parts of a pretraining task.
 
     Raises:
-        CheckpointError: If a tensor of the model is missing or has another shape, or one is left over.
+        CheckpointError: If a tensor of the model is missing, has another shape or values that are no weights, or one is
+            left over.
     """
     head = find_head(model)
     state = model.state_dict()
@@ -84,6 +85,7 @@ def fill_strictly(model: nn.Module, tensors: Tensors, *, source: str, keep_head:
     around = _around(model, head)
     dropped = tuple(name for name in spare if is_within(name, around) or _PRETRAINING_LEFTOVERS.match(name))
     _check_fit(wanted, tensors, foreign=[name for name in spare if name not in dropped], source=source)
+    _check_values(wanted, tensors, source=source)
     model.load_state_dict(state | {name: tensors[name] for name in wanted})
     return dropped
 
@@ -120,8 +122,11 @@ def fill_from_npz(model: nn.Module, path: Path, *, architecture: str) -> tuple[s
         except Exception as error:  # text, numbers and other shapes in the place of weights fail in any way
             raise CheckpointError(_misfit(path, architecture, error)) from error
     _resize_npz_positions(model, names, path)
-    if empty := [name for name, tensor in backbone_tensors(model).items() if tensor.isnan().any()]:
+    filled = backbone_tensors(model)
+    if empty := [name for name, tensor in filled.items() if tensor.isnan().all()]:
         raise CheckpointError(f"`checkpoint` {path} does not fit {architecture}: {_count(empty, 'missing')}.")
+    for name, tensor in filled.items():
+        _check_finite(name, tensor, f"`checkpoint` {path}")
     return tuple(name for name in names if _NPZ_HEAD.match(name))
 
 
@@ -206,6 +211,23 @@ def _check_fit(wanted: Tensors, tensors: Tensors, *, foreign: list[str], source:
         raise CheckpointError(
             f"{source} does not fit the model of {len(wanted)} tensors: {'; '.join(filter(None, problems))}. "
             f"Name the architecture that it was made for."
+        )
+
+
+def _check_values(wanted: Tensors, tensors: Tensors, *, source: str) -> None:
+    """Refuse what would be copied without a word: another kind of numbers, and what is no number."""
+    for name, own in wanted.items():
+        tensor = tensors[name]
+        if tensor.is_floating_point() != own.is_floating_point():
+            kinds = " instead of ".join(str(each.dtype).removeprefix("torch.") for each in (tensor, own))
+            raise CheckpointError(f"{source} holds `{name}` as {kinds}. Save the weights as they were trained.")
+        _check_finite(name, tensor, source)
+
+
+def _check_finite(name: str, tensor: torch.Tensor, source: str) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(
+            f"{source} holds `{name}` with values that are not finite: its training diverged. Take an earlier one."
         )
 
 

