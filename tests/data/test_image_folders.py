@@ -6,14 +6,21 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from datasets import ClassLabel
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from sensitune.data import DataSettings, ImageData, ImageTransform, PreparedImages, load_data
-from sensitune.data._folder import load_image_folder
+from sensitune.data import (
+    DataSettings,
+    ImageData,
+    ImageTransform,
+    PreparedImages,
+    load_data,
+    load_image_folder,
+)
 from sensitune.errors import ArgumentError, DataError
 
 Write = Callable[..., list[Path]]
@@ -129,12 +136,45 @@ def test_hidden_files_are_ignored_and_others_are_counted(write_images: Write, tm
     assert sum(data.split_sizes.values()) == 10
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".bmp", ".webp", ".gif", ".tif"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif"])
 def test_every_usual_file_type_is_read(suffix: str, write_images: Write, tmp_path: Path) -> None:
     write_images("cat", 3, suffix=suffix)
     write_images("dog", 3, suffix=suffix)
     images = PreparedImages(load_image_folder(tmp_path).dataset["train"], ImageTransform(12))
     assert images[0]["pixel_values"].std() > 0.5
+
+
+def test_linked_classes_are_read_and_loops_of_links_end(write_images: Write, tmp_path: Path) -> None:
+    write_images("data/cat", 5)
+    write_images("elsewhere/dog", 5)
+    (tmp_path / "data" / "dog").symlink_to(tmp_path / "elsewhere" / "dog")
+    (tmp_path / "data" / "cat" / "up").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "cat" / "self").symlink_to("self")
+    (tmp_path / "data" / "cat" / "notes.txt").touch()
+    data = load_image_folder(tmp_path / "data")
+    assert (sum(data.split_sizes.values()), data.info["ignored_files"]) == (10, 1)
+
+
+@pytest.mark.parametrize("names", [("train", "valid", "test"), ("Train", "Val", "TEST"), ("train", "dev", "test")])
+def test_splits_go_by_several_names(names: tuple[str, ...], write_images: Write, tmp_path: Path) -> None:
+    for count, split in enumerate(names, start=2):
+        write_images(f"{split}/cat", count)
+        write_images(f"{split}/dog", count)
+    assert load_image_folder(tmp_path).split_sizes == {"train": 4, "validation": 6, "test": 8}
+
+
+def test_without_train_beside_it_valid_is_a_class(write_images: Write, tmp_path: Path) -> None:
+    write_images("valid", 5)
+    write_images("invalid", 5)
+    assert load_image_folder(tmp_path).class_names == ("invalid", "valid")
+
+
+def test_names_that_look_the_same_are_one_class(write_images: Write, tmp_path: Path) -> None:
+    for folder in ("train/cat", "val/cat", "train/" + normalize("NFC", "é"), "val/" + normalize("NFD", "é")):
+        write_images(folder, 5)
+    data = load_image_folder(tmp_path)
+    assert data.class_names == ("cat", normalize("NFC", "é"))
+    assert data.split_sizes == {"train": 10, "validation": 10}
 
 
 def test_the_data_set_refers_to_files_and_names_its_classes(write_images: Write, tmp_path: Path) -> None:

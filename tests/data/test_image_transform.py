@@ -133,3 +133,11 @@ def test_a_description_without_a_size_is_refused() -> None:
 def test_a_setting_out_of_range_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         ImageTransform(**settings)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_fewer_bits_stored_in_sixteen_fill_the_range_too(bits: int) -> None:
+    ramp = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8)
+    expected = torch.from_numpy((ramp >> (bits - 8)).astype(np.float32) / 255).expand(3, 8, 8)
+    plain = ImageTransform(8, mean=(0, 0, 0), std=(1, 1, 1))
+    torch.testing.assert_close(plain(Image.fromarray(ramp)), expected)

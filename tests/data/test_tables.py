@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -108,11 +110,71 @@ def test_paths_are_relative_to_the_root_that_is_given(rows: list[tuple[str, str]
         (("../x.png", "ant"), r"Row 31 of \S+t.csv names '../x.png', which leaves the folder"),
         (("/x.png", "ant"), "names '/x.png', which leaves the folder"),
         (("c/000.png", ""), r"Row 31 of \S+t.csv has no label. Its columns are: path, label"),
+        (
+            ("c/001.png", "ant", "bee"),
+            r"Row 31 of \S+t.csv has more values than columns, such as 'bee'. An image has one",
+        ),
+        (
+            ("c/000.png", "ant"),
+            r"Rows 11 and 31 of \S+t.csv contradict each other: 'c/000.png' is 'bee, wild' and 'ant'",
+        ),
+        (("./c//000.png", "ant"), r"Rows 11 and 31 of \S+t.csv contradict each other"),
     ],
 )
-def test_a_bad_row_is_named(row: tuple[str, str], message: str, rows: list[tuple[str, str]], tmp_path: Path) -> None:
+def test_a_bad_row_is_named(row: tuple[str, ...], message: str, rows: list[tuple[str, str]], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         load_table(write_csv(tmp_path / "t.csv", [*rows, row]))
+
+
+def test_one_image_in_two_splits_is_a_contradiction(rows: list[tuple[str, str]], tmp_path: Path) -> None:
+    named = [(*row, "train" if number % 2 else "TEST") for number, row in enumerate([*rows, rows[0]], start=1)]
+    assert load_table(write_csv(tmp_path / "t.csv", named[:30], "path,label,split")).split_sizes["test"] == 15
+    named[30] = (*rows[1], "train")
+    with pytest.raises(
+        DataError, match=r"Rows 2 and 31 .*'a b/001.png' is 'ant' of the test split and 'ant' of the tr"
+    ):
+        load_table(write_csv(tmp_path / "t.csv", named, "path,label,split"))
+
+
+def test_a_row_that_is_there_twice_counts_once(rows: list[tuple[str, str]], tmp_path: Path) -> None:
+    data = load_table(write_csv(tmp_path / "t.csv", [*rows, *rows[:7]]))
+    assert sum(data.split_sizes.values()) == 30
+
+
+@pytest.mark.parametrize("label", [["ant", "bee"], {"ant": 1}])
+def test_several_labels_of_an_image_are_refused(label: object, rows: list[tuple[str, str]], tmp_path: Path) -> None:
+    records = [{"path": path, "label": name} for path, name in rows]
+    (tmp_path / "t.json").write_text(json.dumps([*records[:-1], records[-1] | {"label": label}]))
+    with pytest.raises(
+        DataError, match=r"Row 30 of \S+t.json has several values as its label: .* An image has one label"
+    ):
+        load_table(tmp_path / "t.json")
+
+
+def test_several_labels_of_an_image_of_a_data_set_are_refused() -> None:
+    features = Features({"image": ImageFeature(), "label": datasets.Sequence(Value("string"))})
+    table = Dataset.from_dict({"image": [picture(1)] * 4, "label": [["a", "b"], ["a"], ["b"], []]}, features=features)
+    with pytest.raises(DataError, match=r"Each image of made must have one label, a number or a text. One has \['a', 'b'\]"):
+        from_datasets(table, source="made")
+
+
+def test_a_table_and_the_disk_may_write_an_accent_differently(write_images: Write, tmp_path: Path) -> None:
+    rows = [
+        (unicodedata.normalize(form, str(path.relative_to(tmp_path))), unicodedata.normalize(form, label))
+        for label in ("café", "thé")
+        for path in write_images(unicodedata.normalize("NFD", label), 5)
+        for form in ("NFC", "NFD")
+    ]
+    data = load_table(write_csv(tmp_path / "T.CSV", rows))
+    assert data.class_names == ("café", "thé")
+    assert sum(data.split_sizes.values()) == 10
+
+
+def test_a_name_that_is_not_utf8_is_named_with_its_bytes(write_images: Write, tmp_path: Path) -> None:
+    write_images("ant", 5)
+    os.rename(os.fsencode(write_images("bee", 5)[0].parent), os.fsencode(tmp_path) + b"/caf\xe9")
+    with pytest.raises(DataError, match=r"^The name caf\\xe9 is not UTF-8, so no file could hold it. Rename it.$"):
+        load_data(str(tmp_path))
 
 
 def test_a_table_without_the_columns_or_rows_is_refused(rows: list[tuple[str, str]], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ Example:
 
 from sensitune.data._batches import PreparedImages, batches
 from sensitune.data._fgvc import FGVC_DATASETS
+from sensitune.data._folder import load_image_folder
 from sensitune.data._load import load_data
 from sensitune.data._settings import DataSettings
 from sensitune.data._transform import ImageTransform
@@ -35,6 +36,7 @@ __all__ = [
     "batches",
     "fetch_vtab1k",
     "load_data",
+    "load_image_folder",
     "load_vtab1k",
     "prepare_vtab1k",
     "unpack_vtab1k",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensitune._files import is_bomb
-from sensitune._schema import show_reason
+from sensitune._schema import shorten, show_reason
 from sensitune.data._divide import check_fractions
 from sensitune.data._scan import SPLIT_NAMES
 from sensitune.data._splits import Row, take_stratified
@@ -21,7 +21,6 @@ from sensitune.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-_SPLITS = {**SPLIT_NAMES, "valid": "validation", "dev": "validation"}
 _LABEL_COLUMNS = ("label", "labels", "cls", "fine_label")
 
 
@@ -157,7 +156,7 @@ def from_datasets(
         "split": how,
         "seed": seed,
         "split_sizes": {name: len(split) for name, split in made.items()},
-        "ignored_splits": [name for name in dataset if name not in _SPLITS] if isinstance(dataset, dict) else [],
+        "ignored_splits": [name for name in dataset if name not in SPLIT_NAMES] if isinstance(dataset, dict) else [],
         "train_order": f"shuffled with seed {seed}",
         "licence": getattr(splits["train"].info, "license", None) or None,
     }
@@ -171,7 +170,7 @@ def _known_splits(dataset: Dataset | DatasetDict, source: str) -> dict[str, Data
 
     if not isinstance(dataset, DatasetDict):
         return {"train": dataset}
-    splits = {_SPLITS[name]: split for name, split in dataset.items() if name in _SPLITS}
+    splits = {SPLIT_NAMES[name]: split for name, split in dataset.items() if name in SPLIT_NAMES}
     if "train" not in splits:
         raise DataError(f"{source} has no split named 'train'. It has: {', '.join(dataset)}.")
     return splits
@@ -203,10 +202,12 @@ def _with_class_ids(splits: dict[str, Dataset], source: str) -> tuple[dict[str, 
     feature = splits["train"].features["label"]
     if isinstance(feature, ClassLabel):
         return splits, tuple(feature.names)
-    labels = {label for split in splits.values() for label in split["label"][:]}
-    if None in labels:
+    given = [label for split in splits.values() for label in split["label"][:]]
+    if None in given:
         raise DataError(f"{source} has an image without a label. Give all of them one.")
-    written = sorted(labels)
+    if odd := [label for label in given if not isinstance(label, int | float | str)]:
+        raise DataError(f"Each image of {source} must have one label, a number or a text. One has {shorten(odd[0])}.")
+    written = sorted(set(given))
     ids = {label: index for index, label in enumerate(written)}
     names = tuple(map(str, written))
     numbered = {

@@ -30,12 +30,13 @@ def load_image_folder(
     skip_unreadable: bool = False,
     max_pixels: int | None = None,
 ) -> ImageData:
-    """Read ``class_name/*.jpg``, or the same under ``train``, ``val`` (or ``validation``) and ``test``.
+    """Read ``class_name/*.jpg``, or the same under ``train``, ``val`` (or ``validation``, ``valid``) and ``test``.
 
     Class ids follow the sorted class names. A folder without splits is split at random, every class keeping its share
     and at least one training image; where only the validation split is missing, it is taken from ``train``. A test
     split is never taken out of a ``train`` folder. The training split is put in a random order, so that its first
-    batches hold every class; the others keep the files' order. Hidden files and other file types are left alone.
+    batches hold every class; the others keep the files' order. Hidden files and other file types are left alone. Links
+    are followed, names that look the same are one class, and the case of splits and suffixes does not matter.
 
     Args:
         path: The folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -79,7 +80,12 @@ def path_inside(folder: Path, relative: str, *, where: str) -> Path:
         raise DataError(
             f"{where} names {shorten(relative)}, which leaves the folder {folder}. Paths must stay inside it."
         )
-    return folder.joinpath(*parts)
+    path = folder.joinpath(*parts)
+    if path.exists() or relative.isascii():
+        return path
+    # The list and the disk may write é differently: as one character, or as e and an accent.
+    forms = [folder.joinpath(*(unicodedata.normalize(form, part) for part in parts)) for form in ("NFC", "NFD")]
+    return next((form for form in forms if form.exists()), path)
 
 
 def check_exist(files: Iterable[LabelledFile], *, source: str) -> None:

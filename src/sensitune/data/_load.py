@@ -93,7 +93,7 @@ def _load(settings: DataSettings) -> ImageData:
     if source.startswith(_HUB):
         hub_name, _, config = source.removeprefix(_HUB).partition(":")
         return load_hub_dataset(hub_name, config=config or None, seed=seed)
-    if path.suffix == ".tar":
+    if path.suffix.lower() == ".tar":
         return load_webdataset(path, seed=seed)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return load_saved_dataset(path, seed=seed)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,17 @@ from sensitune.data._image_file import DecodingMemory, is_special, open_image
 from sensitune.data._transform import to_rgb
 from sensitune.errors import DataError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+SPLIT_NAMES = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+# Without train beside them, these are splits whose train is missing; the others, and "Test", may be classes.
+_SURE_SPLITS = ("train", "val", "validation", "test")
 Tree: TypeAlias = dict[str, dict[str, list[Path]]]
 """Split name -> class name -> its image files, sorted."""
 _LOGGER = logging.getLogger(__name__)
@@ -37,20 +47,36 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
 def scan_folder(root: Path) -> Tree:
     """List the image files of every class, by split where the folder has splits."""
     folders = {each.name: each for each in _visible(root) if each.is_dir()}
-    split_folders = {name: folder for name, folder in folders.items() if name in SPLIT_NAMES}
+    beside_train = any(name.lower() == "train" for name in folders)
+    split_folders = {
+        name: folder
+        for name, folder in folders.items()
+        if (name.lower() in SPLIT_NAMES if beside_train else name in _SURE_SPLITS)
+    }
     if not split_folders:
         return {WHOLE: _classes(root)}
     if others := sorted(set(folders) - set(split_folders)):
         raise DataError(f"{root} holds splits ({', '.join(split_folders)}) and other folders ({', '.join(others)}).")
-    if {"val", "validation"} <= set(split_folders):
-        raise DataError(f"{root} holds both val and validation. Keep one.")
-    if "train" not in split_folders:
+    if not beside_train:
         raise DataError(f"{root} holds {', '.join(split_folders)} but no train folder. {_LAYOUT}.")
-    return {SPLIT_NAMES[name]: _classes(folder) for name, folder in split_folders.items()}
+    splits: dict[str, str] = {}
+    for name in split_folders:
+        if (other := splits.setdefault(SPLIT_NAMES[name.lower()], name)) != name:
+            raise DataError(f"{root} holds both {other} and {name}. Keep one.")
+    return {split: _classes(split_folders[name]) for split, name in splits.items()}
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    return {each.name: _image_files(each) for each in _visible(folder) if each.is_dir()}
+    classes: dict[str, list[Path]] = {}
+    for each in _visible(folder):
+        if each.is_dir():
+            classes.setdefault(as_written(each.name), []).extend(_image_files(each))
+    return classes
+
+
+def as_written(name: str) -> str:
+    """A class's name in the form that keyboards write (NFC): macOS and archives made there hold é as two characters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -137,9 +163,14 @@ def _why_unreadable(path: Path, *, max_pixels: int | None, memory: DecodingMemor
 def count_other_files(root: Path, tree: Tree) -> int:
     """Visible files that are no images, or do not lie in a class folder."""
     images = sum(len(files) for classes in tree.values() for files in classes.values())
-    visible = (each for each in root.rglob("*") if not _is_hidden(each.relative_to(root)))
-    return sum(each.is_file() for each in visible) - images
+    return sum(1 for _ in _visible_files(root, set())) - images
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _visible_files(folder: Path, above: set[Path]) -> Iterator[Path]:
+    """All of them, through links too, but never into a folder that holds the link."""
+    above = above | {folder.resolve()}
+    for each in _visible(folder):
+        if each.is_file():
+            yield each
+        elif each.is_dir() and each.resolve() not in above:
+            yield from _visible_files(each, above)

@@ -12,7 +12,7 @@ from sensitune._schema import read_json, read_json_lines, shorten, show_name
 from sensitune.data._build import LabelledFile, build_dataset
 from sensitune.data._divide import WHOLE, check_fractions, divide
 from sensitune.data._lists import check_exist, path_inside, read_text
-from sensitune.data._scan import SPLIT_NAMES, find_unreadable
+from sensitune.data._scan import SPLIT_NAMES, as_written, find_unreadable
 from sensitune.data._splits import shuffled
 from sensitune.data._types import ImageData
 from sensitune.errors import DataError
@@ -42,7 +42,7 @@ def load_table(
     CSV has them in its first line. JSON is a list of objects with these keys, one object per line (``.jsonl``), or a
     mapping of paths to labels. Labels are names or numbers; class ids follow the sorted labels, numbers by value.
     Without ``split`` (``train``, ``val`` or ``validation``, ``test``) the images are split as a folder without
-    splits is.
+    splits is. An image has one label and one split; a row that is there twice counts once.
 
     Args:
         path: The table.
@@ -58,8 +58,8 @@ def load_table(
 
     Raises:
         ArgumentError: If a fraction is out of range.
-        DataError: If the table is damaged, lacks a column or a value, or names an image that is missing, cannot be
-            read or lies outside `root`.
+        DataError: If the table is damaged, lacks a column or a value, contradicts itself, or names an image that is
+            missing, cannot be read or lies outside `root`.
     """
     check_fractions(validation_fraction, test_fraction)
     table = Path(path).expanduser()
@@ -88,19 +88,32 @@ def _label(rows: Sequence[_Row], table: Path, folder: Path) -> tuple[dict[str, l
     class_names = sorted({row.label for row in rows}, key=_by_value)
     ids = {name: label for label, name in enumerate(class_names)}
     named: dict[str, list[LabelledFile]] = {}
+    seen: dict[Path, tuple[int, str, str]] = {}
     for number, row in enumerate(rows, start=1):
-        file = LabelledFile(path_inside(folder, row.path, where=f"Row {number} of {table}"), ids[row.label])
-        named.setdefault(_split_name(row.split, number, table), []).append(file)
+        path = path_inside(folder, row.path, where=f"Row {number} of {table}")
+        split = _split_name(row.split, number, table)
+        first, *said = seen.setdefault(path, (number, row.label, split))
+        if said != [row.label, split]:
+            raise DataError(
+                f"Rows {first} and {number} of {table} contradict each other: {shorten(row.path)} is "
+                f"{_describe(*said)} and {_describe(row.label, split)}. Keep one of them."
+            )
+        if first == number:
+            named.setdefault(split, []).append(LabelledFile(path, ids[row.label]))
     _check_splits(named, table)
     return named, class_names
+
+
+def _describe(label: str, split: str) -> str:
+    return shorten(label) + (f" of the {split} split" if split else "")
 
 
 def _read_rows(table: Path) -> list[_Row]:
     if not table.is_file():
         raise DataError(f"The table {table} does not exist.")
-    if table.suffix == ".csv":
+    if table.suffix.lower() == ".csv":
         records = _csv_records(table)
-    elif table.suffix == ".jsonl":
+    elif table.suffix.lower() == ".jsonl":
         records = read_json_lines(table, error=DataError)
     else:
         records = _records(read_json(table, error=DataError))
@@ -133,17 +146,29 @@ def _row(record: Any, number: int, table: Path) -> _Row:
         if record.get(column) in (None, ""):
             given = ", ".join(show_name(str(key)) for key in record if key) or "none"
             raise DataError(f"Row {number} of {table} has no {column}. Its columns are: {given}.")
-    return _Row(str(record["path"]), str(record["label"]).strip(), str(record.get("split") or ""))
+    if None in record:  # where csv puts what is left over
+        raise DataError(
+            f"Row {number} of {table} has more values than columns, such as {shorten(record[None][0])}. An image has "
+            "one label; put text that holds commas in quotes."
+        )
+    for column in (*_COLUMNS, "split"):
+        if isinstance(record.get(column), list | dict):
+            raise DataError(
+                f"Row {number} of {table} has several values as its {column}: {shorten(record[column])}. An image has "
+                "one label, a number or a text."
+            )
+    label = as_written(str(record["label"]).strip())
+    return _Row(str(record["path"]), label, str(record.get("split") or "").strip())
 
 
 def _split_name(written: str, number: int, table: Path) -> str:
     if not written:
         return WHOLE
-    if written not in SPLIT_NAMES:
+    if written.lower() not in SPLIT_NAMES:
         raise DataError(
             f"Row {number} of {table} has the split {shorten(written)}. It must be one of {', '.join(SPLIT_NAMES)}."
         )
-    return SPLIT_NAMES[written]
+    return SPLIT_NAMES[written.lower()]
 
 
 def _check_splits(named: Mapping[str, object], table: Path) -> None:

@@ -112,6 +112,9 @@ class ImageTransform:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turn an image upright by its EXIF tag and convert it to 8-bit RGB.
 
+    Of 16 bits a value the upper eight are kept; where the whole image would fit into 12 or 8 bits, as microscopes and
+    scanners store them, those of the 12 or 8.
+
     Args:
         image: Any Pillow image.
 
@@ -127,7 +130,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
             f"An image of 32-bit pixels (mode {upright.mode!r}) has no fixed range. Convert it to 8 or 16 bits."
         )
     if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit values at 255
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        values = np.asarray(upright)
+        bits = next(bits for bits in (8, 12, 16) if values.max(initial=0) < 1 << bits)
+        upright = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
     if upright.mode == "P":  # straight to RGB, Pillow warns of transparent palettes
         upright = upright.convert("RGBA")
     return upright.convert("RGB")
