@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         Exception: A mistake of ours; and with ``SENSITUNE_DEBUG=1`` the user's too, to show where it was noticed.
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character gets its number
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as end:  # from the parser: --help, or arguments it cannot make sense of
@@ -54,8 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("SENSITUNE_DEBUG") == "1" or not _is_mistake_of_the_user(error):
             raise
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_shown(str(error))}\n")
         return 2
+
+
+def _shown(message: str) -> str:
+    """Without what a terminal would obey, for a message quotes names from outside."""
+    from sensitune._text import visible  # loaded by now, where a name could have been read
+
+    return "\n".join(map(visible, message.split("\n")))
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -205,6 +207,20 @@ def test_predictions_are_csv(finished: Path, squares: Path, tmp_path: Path, caps
         == 0
     )
     assert (tmp_path / "p.csv").read_text() == text
+
+
+def test_files_with_names_that_others_would_obey_are_predicted_all_the_same(
+    finished: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.png", "\x1b[2J.png", os.fsdecode(b"caf\xe9.png")]
+    for name in names:
+        shutil.copy(squares / "red" / "0.png", name)
+    assert main(["predict", str(finished / "adapter"), *names, "--output", "p.csv", "--device", "cpu"]) == 0
+    with (tmp_path / "p.csv").open(encoding="utf-8") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == ["'=1+1.png", r"\x1b[2J.png", r"caf\xe9.png"]
+    assert main(["predict", str(finished / "adapter"), *names, "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == (tmp_path / "p.csv").read_text(encoding="utf-8")
 
 
 def test_an_unreadable_image_is_named(

@@ -148,3 +148,16 @@ def test_seeds_are_a_column_only_where_they_differ() -> None:
 def test_a_comparison_of_nothing_is_refused() -> None:
     with pytest.raises(ArgumentError, match="A comparison needs at least one row. Got none."):
         comparison_table([])
+
+
+def test_a_method_named_by_others_is_shown_and_written_as_it_is(tmp_path: Path) -> None:
+    odd = comparison_table(
+        [dataclasses.replace(_rows(0.5)[0], method="=x[/]\x1b[2J", notes="[/red]")], title="[/] \x1b[2J"
+    )
+    console = rich.console.Console(file=io.StringIO(), width=200)
+    console.print(odd)
+    assert r"=x[/]\x1b[2J" in console.file.getvalue()
+    assert "\x1b" not in console.file.getvalue()
+    odd.to_csv(tmp_path / "c.csv")
+    with (tmp_path / "c.csv").open(encoding="utf-8") as file:
+        assert next(csv.DictReader(file))["method"] == r"'=x[/]\x1b[2J"

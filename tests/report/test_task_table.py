@@ -276,3 +276,25 @@ def test_a_table_of_nothing_is_refused() -> None:
         table()
     with pytest.raises(ArgumentError, match="needs at least one row and one task. Got none"):
         table(row({}), groups={"empty": ()})
+
+
+@pytest.mark.parametrize("width", [60, 300])
+def test_names_from_outside_are_neither_markup_nor_orders_on_the_terminal(width: int) -> None:
+    groups = {"a[/]": ("t[/]\x1b[31m", "\udce9"), "b": ("[red]x",)}
+    published = TableRow("SPT [/]", {"t[/]\x1b[31m": [0.5]}, published=True, note="from [/] \x1b]0;title\x07")
+    console = rich.console.Console(file=io.StringIO(), width=width)
+    console.print(TaskTable(groups, (published,), title="all[/]\x1b[2J"))
+    drawn = console.file.getvalue()
+    assert "\x1b" not in drawn
+    assert r"all[/]\x1b[2J" in drawn
+    assert r"SPT [/]: from [/] \x1b]0;title\x07." in " ".join(drawn.split())
+    drawn.encode()
+
+
+def test_names_from_outside_are_no_formulas_and_can_be_written() -> None:
+    shown = TaskTable({"g": ("=cmd|x", "\udce9\x1b")}, (TableRow("@SUM(A1)", {}, note="-1+1"),))
+    heading, line = shown.csv().splitlines()
+    assert heading.split(",")[5:9] == ["'=cmd|x", "'=cmd|x_std", r"\xe9\x1b", r"\xe9\x1b_std"]
+    assert line.startswith("'@SUM(A1),False,'-1+1,")
+    assert r"\textbackslash{}xe9\textbackslash{}x1b" in shown.latex()
+    (shown.csv() + shown.latex() + shown.markdown()).encode()

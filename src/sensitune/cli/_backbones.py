@@ -31,7 +31,7 @@ def backbones() -> None:
         table.add_row(each.name, name, each.pretraining, _normalisation(each), each.licence)
     console.print(table)
     for each in PUBLISHED_BACKBONES.values():
-        console.print(f"{each.name:<17} {each.address}", soft_wrap=True, markup=False)
+        console.print(f"{each.name:<17} {each.address}", soft_wrap=True)
 
 
 def _normalisation(backbone: PublishedBackbone) -> str:

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sensitune._text import visible
 from sensitune.runs import Reporter, Silent
+
+
+class PlainConsole(Console):
+    """Prints text as it stands: nothing in it is markup, an emoji's name or an order to the terminal."""
+
+    def __init__(self, *, width: int | None = None) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, width=width)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print lines of text, or what rich can draw.
+
+        Args:
+            *objects: What to print.
+            **options: rich's.
+        """
+        shown = ["\n".join(map(visible, each.split("\n"))) if isinstance(each, str) else each for each in objects]
+        super().print(*shown, **options)
 
 
 class BarReporter:
@@ -36,7 +56,7 @@ class BarReporter:
             total: Steps in all; None if unknown.
             note: Shown behind the bar.
         """
-        self.progress.update(self.task, completed=done, total=total, note=note, visible=done != total)
+        self.progress.update(self.task, completed=done, total=total, note=visible(note), visible=done != total)
 
 
 class LineReporter:
@@ -82,17 +102,22 @@ def reporting(console: Console, *, always: bool = False) -> Iterator[Reporter]:
         yield LineReporter(console) if always else Silent()
         return
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    note = TextColumn("{task.fields[note]}")
+    note = TextColumn("{task.fields[note]}", markup=False)
     with Progress(*columns, note, console=console, transient=True) as progress:
         yield BarReporter(progress)
 
 
 def make_console() -> Console:
     """Standard output; tables are not squeezed where it is no terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=160)
 
 
 def show_path(console: Console, what: str, path: Path) -> None:
     """One line that says where something is, never wrapped so that it can be copied."""
-    console.print(f"{what}: {path}", soft_wrap=True, markup=False)
+    console.print(f"{what}: {path}", soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"{visible(text)}\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from sensitune.cli._arguments import parse
-from sensitune.cli._console import make_console, reporting, show_path
+from sensitune.cli._console import make_console, reporting, show_path, warn
 from sensitune.data import VTAB_TASKS, fetch_vtab1k, load_vtab1k, prepare_vtab1k, unpack_vtab1k, vtab_task
 from sensitune.errors import ArgumentError, DataError
 
@@ -74,9 +73,9 @@ def _each(names: Sequence[str], make: Callable[[str], None], console: Console) -
     for name in names:
         try:
             make(name)
-            console.print(f"{name}: complete", markup=False)
+            console.print(f"{name}: complete")
         except DataError as error:
             failed.append(name)
-            sys.stderr.write(f"error: {name}: {error}\n")
+            warn(f"error: {name}: {error}")
     if failed:
         raise DataError(f"{len(failed)} of {len(names)} tasks are not complete: {', '.join(failed)}. See above.")

@@ -11,7 +11,9 @@ from typing import TextIO
 import tyro
 
 from sensitune._files import atomic_write
+from sensitune._text import csv_cell
 from sensitune.cli._arguments import parse
+from sensitune.cli._console import warn
 from sensitune.runs import DeviceName, Predictions
 from sensitune.runs import predict as predict_files
 
@@ -34,7 +36,8 @@ def predict(
 ) -> None:
     """Predict the classes of image files from an adapter folder and its backbone.
 
-    Writes CSV: file, class, probability, then one column per class.
+    Writes CSV: file, class, probability, then one column per class. A name that starts as a formula does (= + - @)
+    stands behind an apostrophe, control characters are escaped.
 
     Args:
         adapter: Adapter folder of a run: RUN/adapter or RUN/adapter_chosen.
@@ -49,7 +52,7 @@ def predict(
         adapter, images, checkpoint=checkpoint, device=device, batch_size=batch_size, skip_unreadable=skip_unreadable
     )
     for path in predictions.skipped:
-        sys.stderr.write(f"skipped {path}: it cannot be read\n")
+        warn(f"skipped {path}: it cannot be read")
     if output is None:
         write_csv(predictions, sys.stdout)
         return
@@ -58,15 +61,15 @@ def predict(
 
 
 def write_csv(predictions: Predictions, file: TextIO) -> None:
-    """Write predictions as CSV.
+    """Write predictions as CSV; a name that a spreadsheet would compute stands behind an apostrophe.
 
     Args:
         predictions: What to write.
         file: Where to.
     """
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["file", "class", "probability", *predictions.class_names])
+    writer.writerow(["file", "class", "probability", *map(csv_cell, predictions.class_names)])
     for index, path in enumerate(predictions.files):
         name, probability = predictions.best(index)
         shares = [f"{share:.6f}" for share in predictions.probabilities[index].tolist()]
-        writer.writerow([path, name, f"{probability:.6f}", *shares])
+        writer.writerow([csv_cell(path), csv_cell(name), f"{probability:.6f}", *shares])

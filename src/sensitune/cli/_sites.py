@@ -9,7 +9,9 @@ import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from sensitune._text import visible
 from sensitune.backbones import BackboneSpec, load_backbone
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console
@@ -92,10 +94,9 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_style="bold", title_justify="left")
+    table = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, title_justify="left")
     for heading in headings:
         table.add_column(heading, justify="right" if heading in {"sites", "parameters"} else "left")
     for row in rows:
-        # Site ids hold brackets that rich would read as markup.
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+        table.add_row(*(Text(visible(cell)) for cell in row))  # site ids hold brackets, which are no markup
     return table

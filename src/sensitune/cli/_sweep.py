@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from sensitune._files import atomic_write
 from sensitune.cli._arguments import parse
-from sensitune.cli._console import make_console, show_path
+from sensitune.cli._console import make_console, show_path, warn
 from sensitune.errors import ArgumentError, SweepError
 from sensitune.report import TableRow, TaskTable
 from sensitune.runs import DeviceName
@@ -100,7 +99,7 @@ def _plan(config: SweepConfig, folder: Path) -> str:
 
 def _tell(console: Console, outcome: JobOutcome, ended: int, total: int) -> None:
     said = f"failed: {outcome.error}" if outcome.error else f"{outcome.seconds:.0f} s"
-    console.print(f"[{ended}/{total}] {outcome.key}: {said}", markup=False, soft_wrap=True)
+    console.print(f"[{ended}/{total}] {outcome.key}: {said}", soft_wrap=True)
 
 
 def task_table(result: SweepResult, *, title: str) -> TaskTable:
@@ -148,7 +147,7 @@ def _show(console: Console, table: TaskTable, folder: Path) -> None:
 
 def _failures(failed: Mapping[RunKey, str]) -> str:
     for key, error in list(failed.items())[1:]:
-        sys.stderr.write(f"failed: {key}: {error}\n")
+        warn(f"failed: {key}: {error}")
     key, error = next(iter(failed.items()))
     again = "The same command tries again, but for what diverged: of that, delete the folder first."
     return f"Failed: {len(failed)} runs, such as {key}: {error} {again}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sensitune._text import visible
+
 _SIGNS = str.maketrans(
     {
         **{sign: "\\" + sign for sign in "&%$#_{}"},
@@ -20,7 +22,7 @@ _SIGNS = str.maketrans(
 
 def escape_latex(text: str) -> str:
     """Plain text -> LaTeX."""
-    return text.translate(_SIGNS)
+    return visible(text).translate(_SIGNS)
 
 
 def latex_score(shown: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sensitune._files import atomic_write
 from sensitune._markdown import escape, table
+from sensitune._text import csv_cell
+from sensitune.report._terminal import terminal_text
 
 if TYPE_CHECKING:
     import rich.table
@@ -61,7 +63,9 @@ class Table(Generic[Row]):
     caption: str = ""
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write every attribute of the rows as it is: shares as fractions, several values of a cell joined by spaces.
+        """Write every attribute of the rows: shares as fractions, several values of a cell joined by spaces.
+
+        Text that a spreadsheet would compute stands behind an apostrophe.
 
         Args:
             path: The file to write; its folder is created.
@@ -70,7 +74,7 @@ class Table(Generic[Row]):
         with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(names)
-            writer.writerows([_plain(getattr(row, name)) for name in names] for row in self.rows)
+            writer.writerows([csv_cell(getattr(row, name)) for name in names] for row in self.rows)
 
     def to_markdown(self) -> str:
         """The table for a page, without its title; the caption stands below."""
@@ -85,17 +89,17 @@ class Table(Generic[Row]):
         """The table for a terminal."""
         from rich import box
         from rich.table import Table as RichTable
-        from rich.text import Text
 
-        drawn = RichTable(title=self.title, caption=self.caption or None, box=box.SIMPLE_HEAD, pad_edge=False)
-        drawn.title_style, drawn.title_justify, drawn.caption_justify = "bold", "left", "left"
+        title = terminal_text(self.title, "bold")
+        caption = terminal_text(self.caption, "table.caption") if self.caption else None
+        drawn = RichTable(title=title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
+        drawn.title_justify, drawn.caption_justify = "left", "left"
         for column in self.columns:
             drawn.add_column(column.heading, justify="right" if column.numeric else "left", no_wrap=column.numeric)
         for index, row in enumerate(self.rows):
-            # As Text, because a site's name has brackets, which rich would read as markup.
-            drawn.add_row(*map(Text, self._texts(row)), end_section=index == len(self.rows) - 1)
+            drawn.add_row(*map(terminal_text, self._texts(row)), end_section=index == len(self.rows) - 1)
         if self.total is not None:
-            drawn.add_row(*map(Text, self._texts(self.total)), style="bold")
+            drawn.add_row(*map(terminal_text, self._texts(self.total)), style="bold")
         return drawn
 
     def _texts(self, row: object) -> list[str]:
@@ -120,7 +124,3 @@ def show_accuracy(value: float) -> str:
 def show_seconds(value: float) -> str:
     """A duration, in seconds below two minutes and in minutes above."""
     return f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
-
-
-def _plain(value: object) -> object:
-    return " ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value

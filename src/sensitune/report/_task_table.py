@@ -10,8 +10,10 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from sensitune._markdown import escape, table
+from sensitune._text import csv_cell
 from sensitune.errors import ArgumentError
 from sensitune.report._latex import escape_latex, latex_score
+from sensitune.report._terminal import terminal_text
 
 if TYPE_CHECKING:
     import rich.console
@@ -176,10 +178,11 @@ class TaskTable:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         columns = (column for name in names for column in (name, f"{name}_std"))
-        writer.writerow(["method", "published", "note", "num_seeds", "trainable_params", *columns])
+        writer.writerow(["method", "published", "note", "num_seeds", "trainable_params", *map(csv_cell, columns)])
         for row in self.rows:
             scores = (value for score in self.scores(row) for value in _digits(score))
-            writer.writerow([row.label, row.published, row.note, row.num_seeds, row.trainable_params, *scores])
+            named = [row.label, row.published, row.note, row.num_seeds, row.trainable_params]
+            writer.writerow([*map(csv_cell, named), *scores])
         return text.getvalue()
 
     def latex(self) -> str:
@@ -227,15 +230,15 @@ class TaskTable:
         """Lines of cells, the headings first; a rule follows the lines of `ends`. Only names may be broken."""
         from rich import box
         from rich.table import Table as RichTable
-        from rich.text import Text
 
-        drawn = RichTable(title=self.title, caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
-        drawn.title_style, drawn.title_justify, drawn.caption_justify = "bold", "left", "left"
+        title, below = terminal_text(self.title, "bold"), terminal_text(caption, "table.caption")
+        drawn = RichTable(title=title, caption=below, box=box.SIMPLE_HEAD, pad_edge=False)
+        drawn.title_justify, drawn.caption_justify = "left", "left"
         for index, (heading, *cells) in enumerate(zip(*lines, strict=True)):
             width = max(map(len, cells), default=0) if index else None
-            drawn.add_column(Text(heading), justify="right" if index else "left", min_width=width)
+            drawn.add_column(terminal_text(heading), justify="right" if index else "left", min_width=width)
         for index, line in enumerate(lines[1:], start=1):
-            drawn.add_row(*map(Text, line), end_section=index in ends)
+            drawn.add_row(*map(terminal_text, line), end_section=index in ends)
         return drawn
 
     @property
