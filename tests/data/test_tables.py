@@ -154,7 +154,9 @@ def test_several_labels_of_an_image_are_refused(label: object, rows: list[tuple[
 def test_several_labels_of_an_image_of_a_data_set_are_refused() -> None:
     features = Features({"image": ImageFeature(), "label": datasets.Sequence(Value("string"))})
     table = Dataset.from_dict({"image": [picture(1)] * 4, "label": [["a", "b"], ["a"], ["b"], []]}, features=features)
-    with pytest.raises(DataError, match=r"Each image of made must have one label, a number or a text. One has \['a', 'b'\]"):
+    with pytest.raises(
+        DataError, match=r"Each image of made must have one label, a number or a text. One has \['a', 'b'\]"
+    ):
         from_datasets(table, source="made")
 
 

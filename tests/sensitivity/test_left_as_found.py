@@ -137,6 +137,29 @@ def test_the_model_can_still_be_copied_and_saved(model: Stateful) -> None:
     torch.save(model, io.BytesIO())
 
 
+def test_hooks_of_the_first_forward_are_gone_with_what_is_noted_of_them() -> None:
+    class Hooked(Stateful):
+        """As transformers captures hidden states: hooks that are installed once, and a note that they are there."""
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            if not hasattr(self, "hooks_installed"):
+                self.hooks_installed = True
+                next(self.children()).register_forward_hook(lambda *_: calls.append(1))
+            result: torch.Tensor = super().forward(*inputs)
+            return result
+
+    calls: list[int] = []
+    hooked = Hooked()
+    counts = []
+    for _ in range(3):
+        calls.clear()
+        estimate_sensitivity(hooked, noisy_batches())
+        counts.append(len(calls))
+    assert counts == [counts[0]] * 3
+    assert not hasattr(hooked, "hooks_installed")
+    assert not next(hooked.children())._forward_hooks
+
+
 @pytest.mark.gpu
 def test_a_pass_on_a_gpu_changes_nothing_and_takes_batches_from_the_cpu(model: Stateful) -> None:
     batches = list(noisy_batches())

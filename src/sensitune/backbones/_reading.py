@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sensitune._files import is_bomb
-from sensitune._schema import show_name, shorten
+from sensitune._schema import shorten, show_name
 from sensitune.errors import CheckpointError
 
 _logger = logging.getLogger(__name__)

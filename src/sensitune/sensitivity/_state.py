@@ -14,6 +14,7 @@ from torch import nn
 from sensitune.sites import forget_caches
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_HOOKS = [name for name in _OF_EVERY_MODULE if name.startswith(("_forward_hooks", "_forward_pre_hooks"))]
 
 
 @contextmanager
@@ -35,6 +36,7 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         _buffers_kept(model),
         _parameters_kept(model),
         _training_flags_kept(model),
+        _hooks_kept(model),
         _notes_kept(model),
     ):
         yield
@@ -62,6 +64,19 @@ def _parameters_kept(model: nn.Module) -> Iterator[None]:
         for parameter, requires_grad, gradient in found:
             parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
+
+
+@contextmanager
+def _hooks_kept(model: nn.Module) -> Iterator[None]:
+    # transformers installs some in the first forward and notes it on the model: they come and go together.
+    tables = [vars(module)[name] for module in model.modules() for name in _HOOKS]
+    found = [dict(table) for table in tables]
+    try:
+        yield
+    finally:
+        for table, before in zip(tables, found, strict=True):
+            table.clear()
+            table.update(before)
 
 
 @contextmanager
