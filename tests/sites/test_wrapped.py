@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -63,3 +65,14 @@ def test_what_cannot_be_taken_out_is_refused_by_name() -> None:
     inside = nn.Sequential(get_peft_model(vit(), SptConfig.for_whole_model(vit())))
     with pytest.raises(ModelError, match="already carries a PEFT adapter"):
         outline_model(inside)
+
+
+def test_what_trains_on_several_processes_is_outlined_and_refused_an_adapter(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(vit())
+        assert outline_model(wrapped) == outline_model(vit())
+        with pytest.raises(ModelError, match="noted which parameters train. Give its `module` to `get_peft_model`"):
+            get_peft_model(wrapped, SptConfig.for_whole_model(wrapped))
+    finally:
+        torch.distributed.destroy_process_group()
