@@ -29,7 +29,14 @@ TASKS = (
 WITHOUT_HEAD = {"CAUSAL_LM", "MASKED_LM"}  # their last layer is pretrained
 
 # Name -> why it cannot be as the others are.
-TIMM_EXCEPTIONS: dict[str, str] = {}
+TIMM_EXCEPTIONS = dict.fromkeys(
+    [
+        "deepseek_vit_412m_enc",
+        "gemma4_vit_167m_enc", "gemma4_vit_570m_enc", "mobilenetv5_300m_enc", "qwen3_vit_88m_enc",
+        "qwen3_vit_306m_enc", "qwen3_vit_416m_enc",
+    ],
+    "an encoder that takes no classifier",
+)  # fmt: skip
 TRANSFORMERS_EXCEPTIONS = {
     "ShieldGemma2ForImageClassification": "its classes are two words of a pretrained language model",
 }
