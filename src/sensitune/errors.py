@@ -11,6 +11,20 @@ class SensituneError(Exception):
     """Base class of every error that Sensitune raises on purpose."""
 
 
+def describe(error: Exception) -> str:
+    """What to tell a user of an error: its own sentence, or of the system's the file and the reason.
+
+    Args:
+        error: One of ours, or the system's.
+
+    Returns:
+        The sentence.
+    """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}."
+    return str(error)
+
+
 class ArgumentError(SensituneError, ValueError):
     """An argument has a value it may not have, or two arguments contradict each other."""
 
@@ -57,6 +71,10 @@ class ConfigError(SensituneError, ValueError):
 
 class RunFolderError(SensituneError, ValueError):
     """A run folder that belongs to another configuration, or lacks what a stage needs."""
+
+
+class OutputError(SensituneError, OSError):
+    """A file or folder that could not be written: a full disk, a folder that may only be read, a name too long."""
 
 
 class SweepError(SensituneError, RuntimeError):
