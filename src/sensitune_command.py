@@ -2,18 +2,19 @@
 
 Importing `sensitune` takes seconds (torch, transformers and PEFT), so this module lies beside the package: ``--help``,
 ``--version`` and a mistyped command are answered without it. A mistake of the user's is one sentence on standard error
-and exit code 2, an interruption exit code 130, even one while the libraries load; ``SENSITUNE_DEBUG=1`` shows the
-traceback.
+and exit code 2; so is an interruption, with exit code 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP), even one while the
+libraries load. ``SENSITUNE_DEBUG=1`` shows the traceback.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from difflib import get_close_matches
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from importlib.metadata import version
 
 COMMANDS = {
     "demo": "the whole method on a real model and real photographs, within 10 minutes on a CPU",
@@ -32,6 +33,82 @@ COMMANDS = {
 }
 
 
+class _Stopped(KeyboardInterrupt):
+    """A signal that asks the process to end."""
+
+
+class _Signals:
+    """The signals that end a command: Ctrl-C, what `kill` and batch systems send, and a terminal that is closed."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._at_once = False
+        self._later: threading.Timer | None = None
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Have them raise `_Stopped` in the main thread; one that is ignored (as by nohup) stays so."""
+        self.received = None
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        ending = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {each: signal.getsignal(each) for each in ending}
+        hook = sys.unraisablehook
+        try:
+            for each, handler in before.items():
+                if handler is not signal.SIG_IGN:
+                    signal.signal(each, self._stop)
+            sys.unraisablehook = self._again
+            yield
+        finally:
+            self._forget()
+            sys.unraisablehook = hook
+            for each, handler in before.items():
+                if handler is not None:  # one that is none of Python's
+                    signal.signal(each, handler)
+
+    def _forget(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+        self._later = None
+
+    @contextmanager
+    def end_at_once(self) -> Iterator[None]:
+        """End the process where libraries are loaded: they may swallow an exception, and nothing is to be tidied up."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _stop(self, number: int, _: object) -> None:
+        if self.received is not None and number != signal.SIGINT:
+            return  # it is ending already
+        self.received = self.received or signal.Signals(number)
+        if self._at_once:
+            os._exit(self.end())
+        raise _Stopped
+
+    def _again(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised in a destructor or a callback, this one too: it is raised again elsewhere."""
+        if isinstance(unraisable.exc_value, _Stopped):
+            self._later = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
+            self._later.start()
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    def end(self) -> int:
+        """Say that the command was interrupted; return its exit code."""
+        with suppress(OSError):  # the terminal may be gone
+            sys.stderr.write("Interrupted. The same command goes on where it stopped.\n")
+            sys.stderr.flush()
+        return 128 + (self.received or signal.SIGINT)
+
+
+_SIGNALS = _Signals()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
@@ -39,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: What follows ``sensitune``; None takes the process's own.
 
     Returns:
-        The exit code: 0 if all went well, 2 for a mistake of the user's, 130 if interrupted.
+        The exit code: 0 if all went well, 2 for a mistake of the user's, 128 and the signal's number if interrupted.
 
     Raises:
         Exception: A mistake of ours; and with ``SENSITUNE_DEBUG=1`` the user's too, to show where it was noticed.
@@ -47,16 +124,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character gets its number
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        with _SIGNALS.caught():
+            return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as end:  # from the parser: --help, or arguments it cannot make sense of
         return end.code if isinstance(end.code, int) else 2
     except KeyboardInterrupt:
-        sys.stderr.write("Interrupted. The same command goes on where it stopped.\n")
-        return 130
+        return _SIGNALS.end()
     except Exception as error:
-        if os.environ.get("SENSITUNE_DEBUG") == "1" or not _is_mistake_of_the_user(error):
+        if _SIGNALS.received is not None:  # what a library made of it, such as of its own processes' end
+            return _SIGNALS.end()
+        said = _sentence(error)
+        if said is None or os.environ.get("SENSITUNE_DEBUG") == "1":
             raise
-        sys.stderr.write(f"error: {_shown(str(error))}\n")
+        sys.stderr.write(f"error: {_shown(said)}\n")
         return 2
 
 
@@ -73,22 +153,35 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     command, *rest = arguments
     if command == "--version":
+        from importlib.metadata import version
+
         sys.stdout.write(f"sensitune {version('sensitune')}\n")
         return 0
     if command not in COMMANDS:
+        from difflib import get_close_matches
+
         close = get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
         sys.stderr.write(
             f"error: {command!r} is not a command. The closest one is {close!r}; see `sensitune --help`.\n"
         )
         return 2
-    import_module(f"sensitune.cli._{command}").main(rest)
+    with _SIGNALS.end_at_once():
+        run = import_module(f"sensitune.cli._{command}").main
+    run(rest)
     return 0
 
 
-def _is_mistake_of_the_user(error: Exception) -> bool:
-    """Whether its message is a sentence for the user; where the errors' module is not loaded, nothing of ours is."""
-    errors = sys.modules.get("sensitune.errors")
-    return isinstance(error, OSError) or (errors is not None and isinstance(error, errors.SensituneError))
+def _sentence(error: Exception) -> str | None:
+    """What to say of a mistake of the user's or of the machine's limits; None for one of ours."""
+    errors = sys.modules.get("sensitune.errors")  # where it is not loaded, no sentence is ours
+    if errors is not None and isinstance(error, (errors.SensituneError, OSError)):
+        return str(errors.describe(error))
+    if isinstance(error, OSError):
+        return str(error)
+    no_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and no_memory):
+        return "There is not enough memory. Use smaller batches or smaller images."
+    return None
 
 
 def overview() -> str:

@@ -60,6 +60,86 @@ sys.exit(sensitune_command.main(["run", "--model", "m", "--data", "d"]))
     assert (done.returncode, done.stderr) == (130, "Interrupted. The same command goes on where it stopped.\n")
 
 
+SENTENCE = "Interrupted. The same command goes on where it stopped.\n"
+A_COMMAND = """
+import os, signal, sys, time, types, sensitune_command
+
+def main(arguments):
+{body}
+
+command = types.ModuleType("sensitune.cli._run")
+command.main = main
+sys.modules.update({{name: types.ModuleType(name) for name in ("sensitune", "sensitune.cli")}})
+sys.modules["sensitune.cli._run"] = command
+sys.exit(sensitune_command.main(["run"]))
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_a_command_in_order_with_its_own_exit_code(name: str, code: int) -> None:
+    body = f"""
+    try:
+        os.kill(os.getpid(), signal.{name})
+    finally:
+        print("tidied up", flush=True)
+    """
+    done = started(A_COMMAND.format(body=body))
+    assert (done.returncode, done.stdout, done.stderr) == (code, "tidied up\n", SENTENCE)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_python_drops_or_a_library_turns_into_another_error_ends_it_too(name: str, code: int) -> None:
+    dropped = f"""
+    class Library:
+        def __del__(self):
+            os.kill(os.getpid(), signal.{name})
+    Library()
+    time.sleep(30)
+    print("went on")
+    """
+    turned = f"""
+    try:
+        os.kill(os.getpid(), signal.{name})
+    except KeyboardInterrupt:
+        raise RuntimeError("a worker has died")
+    """
+    for body in (dropped, turned):
+        done = started(A_COMMAND.format(body=body))
+        assert (done.returncode, done.stdout, done.stderr) == (code, "", SENTENCE)
+
+
+def test_a_signal_while_the_library_loads_ends_it_whoever_would_swallow_it() -> None:
+    code = """
+import os, signal, sys, sensitune_command
+
+class Swallows:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except BaseException:
+                pass
+
+sys.meta_path.insert(0, Swallows())
+sys.exit(sensitune_command.main(["run", "--model", "m", "--data", "d"]))
+"""
+    done = started(code)
+    assert (done.returncode, done.stderr) == (143, SENTENCE)
+
+
+def test_a_signal_that_is_ignored_stays_so_and_handlers_are_put_back() -> None:
+    body = """
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("goes on")
+    """
+    code = A_COMMAND.format(body=body).replace("sys.exit(", "code = (").replace("def main", IGNORING + "def main")
+    done = started(code + "\nprint(code, signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)\n")
+    assert done.stdout == "goes on\n0 True\n"
+
+
+IGNORING = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+
+
 def test_a_library_that_is_broken_shows_where() -> None:
     code = "import sys, sensitune_command; sys.modules['torch'] = None; sensitune_command.main(['run'])"
     done = started(code)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 import torch
@@ -24,6 +25,7 @@ from sensitune.sweeps.engines._settings import EngineSettings
 
 # A forked process cannot use CUDA once its parent has.
 _SPAWN = multiprocessing.get_context("spawn")
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def run_locally(
@@ -129,7 +131,7 @@ class _Worker:
     def _start(self) -> None:
         self.connection, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_serve, args=(theirs, self._run))
-        with _environment(self._environment):
+        with _environment(self._environment), _no_signals():
             self._process.start()
         theirs.close()  # so that the worker's end closes when the worker dies
 
@@ -156,13 +158,30 @@ class _Worker:
 
 def _serve(connection: Connection, run: RunFunction) -> None:
     """What a worker process does, until its pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then ends this process
+    for each in _ENDING:  # Ctrl-C and the like reach the parent too, which then ends this process
+        signal.signal(each, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     with suppress(EOFError, ConnectionError):
         connection.send(None)
         while True:
             connection.send(attempt(run, connection.recv()))
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    """Keep the signals that end a command from a process until it can tell what to do with them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which is started here otherwise, and lets them through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:
