@@ -159,7 +159,11 @@ def test_a_folder_without_a_manifest_is_no_adapter_folder(tmp_path: Path) -> Non
     [
         (("weights_hash",), "abc", "`weights_hash` must be a SHA-256 hash, 64 hexadecimal digits. Got 'abc'."),
         (("origin", "seed"), -1, "`origin.seed` must be a whole number of at least 0"),
-        (("backbone", "image_size"), "32", "`backbone.image_size` must be a whole number of at least 1 or null."),
+        (
+            ("backbone", "image_size"),
+            "32",
+            "`backbone.image_size` must be a whole number of at least 1 and at most 4,096",
+        ),
         (("transform", "image_sise"), 32, "`transform.image_sise` is not a setting."),
         (("class_names",), "red", "`class_names` must be a list. Got 'red'."),
         (("origin", "data"), {"source": "/home/someone"}, "must not hold a path of this machine"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import RunFolderError
@@ -102,23 +104,71 @@ def test_metrics_that_lack_an_epoch_are_refused(run: Train, tmp_path: Path) -> N
         read_result(tmp_path)
 
 
-def test_an_interrupted_training_needs_the_metrics_of_its_epochs(run: Train, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        run(stop=5)
-    (tmp_path / "metrics.jsonl").unlink()
-    with pytest.raises(RunFolderError, match=r"metrics\.jsonl holds 0 epochs, the last checkpoint 2\. Restore it, or"):
-        run()
+def trained(folder: Path) -> tuple[list[float], dict[str, object]]:
+    """What a training has come to."""
+    result = read_result(folder)
+    assert result is not None
+    weights = load_file(folder / "adapter" / "adapter_model.safetensors")
+    return [row.train_loss for row in result.metrics], {name: value.tolist() for name, value in weights.items()}
 
 
-@pytest.mark.parametrize("name", ["checkpoints/recipe.json", "checkpoints/checkpoint-4/trainer_state.json"])
-@pytest.mark.parametrize("damage", ["", "[]", '{"epoch": "two"}', '{"epoch": -1}', '{"recipe": {"epochs": 0}}'])
-def test_damaged_checkpoints_are_refused(run: Train, tmp_path: Path, name: str, damage: str) -> None:
+@pytest.mark.parametrize("lines", [0, 1])
+def test_a_checkpoint_whose_epochs_are_not_in_the_metrics_does_not_count(
+    run: Train, tmp_path: Path, lines: int
+) -> None:
+    run()
+    expected = trained(tmp_path)
+    (tmp_path / "training.json").unlink()
     with pytest.raises(Interrupted):
         run(stop=5)
-    (tmp_path / name).write_text(damage)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:lines]))
+    run()
+    assert trained(tmp_path) == expected
+    assert read_result(tmp_path).resumed_after is None  # there was no other
+
+
+CHECKPOINT_FILES = ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+
+
+@pytest.mark.parametrize("name", CHECKPOINT_FILES)
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn"])
+def test_an_incomplete_checkpoint_counts_as_absent_and_the_one_before_it_is_taken(
+    run: Train, tmp_path: Path, name: str, damage: str
+) -> None:
+    run()
+    expected = trained(tmp_path)
+    (tmp_path / "training.json").unlink()
+    with pytest.raises(Interrupted):
+        run(stop=3)
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(checkpoints, tmp_path / "before")
+    with pytest.raises(Interrupted):
+        run(stop=5)
+    first, second = (next((folder).glob("checkpoint-*")) for folder in (tmp_path / "before", checkpoints))
+    assert int(first.name.partition("-")[2]) < int(second.name.partition("-")[2])
+    for kept in (tmp_path / "before").iterdir():  # as if the second had been written just now
+        if not (checkpoints / kept.name).exists():
+            shutil.copytree(kept, checkpoints / kept.name)
+    torn = second / name
+    content = torn.read_bytes()
+    torn.unlink()
+    if damage != "missing":
+        torn.write_bytes(content[: len(content) // 2] if damage == "torn" else b"")
+    run()
+    assert trained(tmp_path) == expected
+    assert read_result(tmp_path).resumed_after == 1
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"recipe": {"epochs": 0}}'])
+def test_a_damaged_record_of_the_setting_is_refused(run: Train, tmp_path: Path, damage: str) -> None:
+    with pytest.raises(Interrupted):
+        run(stop=5)
+    path = tmp_path / "checkpoints/recipe.json"
+    path.write_text(damage)
     with pytest.raises(RunFolderError) as raised:
         run()
-    one_sentence(raised, tmp_path / name)
+    one_sentence(raised, path)
 
 
 def test_no_metric_of_a_finished_epoch_is_infinite(tmp_path: Path) -> None:

@@ -17,7 +17,16 @@ from sensitune.allocation import random_allocation
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import ArgumentError, NonFiniteError, RunFolderError
 from sensitune.sites import outline_model
-from sensitune.training import Recipe, TrainingProgress, evaluate, load_weights, read_metrics, read_result, train
+from sensitune.training import (
+    Evaluation,
+    Recipe,
+    TrainingProgress,
+    evaluate,
+    load_weights,
+    read_metrics,
+    read_result,
+    train,
+)
 from sensitune.tuner import SptConfig
 
 RECIPE = Recipe(epochs=4, warmup_share=0.25, batch_size=4, learning_rate=1e-2)
@@ -250,6 +259,57 @@ def test_weights_without_answers_stop_the_run_at_the_validation(
         NonFiniteError, match=r"validation loss must be finite\. Got nan after epoch 2\. Lower `learning"
     ):
         train(model, data, RECIPE, tmp_path, transform=transform, device="cpu", progress=poison)
+
+
+def poisoned_after(step: int, model: PeftModel) -> Callable[[TrainingProgress], None]:
+    def poison(progress: TrainingProgress) -> None:
+        if progress.step == step:
+            with torch.no_grad():
+                model.base_model.model.head.modules_to_save["default"].bias.fill_(float("nan"))
+
+    return poison
+
+
+def test_values_that_the_last_step_breaks_are_no_result_where_nothing_is_evaluated(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    train_only = ImageData(datasets.DatasetDict({"train": data.dataset["train"]}), data.class_names)
+    model = make_model()
+    with pytest.raises(NonFiniteError, match=r"`.*head.*bias` is not, after the last step\. Lower `learning_rate`"):
+        train(
+            model, train_only, RECIPE, tmp_path, transform=transform, device="cpu", progress=poisoned_after(16, model)
+        )
+    assert read_result(tmp_path) is None
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_test_loss_that_is_not_finite_is_no_result(
+    make_model: MakeModel,
+    data: ImageData,
+    transform: ImageTransform,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    no_answers = Evaluation(1 / 3, float("nan"), 7, torch.zeros(7))
+    monkeypatch.setattr("sensitune.training._train.measure", lambda *_, **__: no_answers)
+    with pytest.raises(
+        NonFiniteError, match=r"The test loss must be finite\. Got nan after the last epoch\. Lower `lea"
+    ):
+        train(make_model(), data, RECIPE, tmp_path, transform=transform, device="cpu")
+    assert read_result(tmp_path) is None
+
+
+def test_the_folder_of_a_training_that_diverged_takes_the_recipe_that_it_advises(
+    make_model: MakeModel, data: ImageData, transform: ImageTransform, tmp_path: Path
+) -> None:
+    model = make_model()
+    with pytest.raises(NonFiniteError):
+        train(model, data, RECIPE, tmp_path, transform=transform, device="cpu", progress=poisoned_after(9, model))
+    lower, alone = replace(RECIPE, learning_rate=1e-3), tmp_path / "alone"
+    found = train(make_model(), data, lower, tmp_path, transform=transform, device="cpu")
+    expected = train(make_model(), data, lower, alone, transform=transform, device="cpu")
+    assert [row.train_loss for row in found.metrics] == [row.train_loss for row in expected.metrics]
+    assert found.resumed_after is None
 
 
 # peft 0.21.2 reads a property that transformers 5.23 has renamed.

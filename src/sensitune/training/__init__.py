@@ -23,7 +23,7 @@ Example:
 
 from __future__ import annotations
 
-from sensitune.training._device import resolve_device
+from sensitune.training._device import check_precision, resolve_device
 from sensitune.training._evaluate import Evaluation, evaluate, predict_probabilities
 from sensitune.training._groups import parameter_groups
 from sensitune.training._manifest import AdapterManifest, AdapterOrigin, load_tuned
@@ -49,6 +49,7 @@ __all__ = [
     "TrainingFolder",
     "TrainingProgress",
     "TrainingResult",
+    "check_precision",
     "evaluate",
     "fit_head",
     "load_tuned",

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sensitune.training._result import EpochMetrics, TrainingFolder, TrainingProgress, write_metrics
+from sensitune.training._result import EpochMetrics, TrainingFolder, TrainingProgress, chosen_epoch, write_metrics
 from sensitune.training._weights import save_weights
 
 
@@ -27,12 +27,6 @@ class EpochRecorder(TrainerCallback):
         self.folder = folder
         self.metrics = metrics
         self._started = 0.0
-
-    @property
-    def chosen_epoch(self) -> int | None:
-        """The first epoch with the best validation accuracy; None without a validation split."""
-        rated = [(row.validation_accuracy, -row.epoch) for row in self.metrics if row.validation_accuracy is not None]
-        return -max(rated)[1] if rated else None
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock."""
@@ -68,14 +62,15 @@ class EpochRecorder(TrainerCallback):
             self.metrics[-1], validation_accuracy=metrics["eval_accuracy"], validation_loss=metrics["eval_loss"]
         )
         write_metrics(self.folder.metrics, self.metrics)
-        if self.chosen_epoch == self.metrics[-1].epoch:
+        if chosen_epoch(self.metrics) == self.metrics[-1].epoch:
             save_weights(self.model, self.folder.candidate(self.metrics[-1].epoch))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Remove the weights that have been surpassed."""
-        if self.chosen_epoch is None:
+        chosen = chosen_epoch(self.metrics)
+        if chosen is None:
             return
-        for old in set(self.folder.checkpoints.glob("chosen-*")) - {self.folder.candidate(self.chosen_epoch)}:
+        for old in set(self.folder.checkpoints.glob("chosen-*")) - {self.folder.candidate(chosen)}:
             shutil.rmtree(old)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,10 @@ from typing import Any
 from sensitune._schema import NonNegative, PositiveInt, Seed, load, read, read_json, to_plain, write_json
 from sensitune.errors import RunFolderError
 from sensitune.training._recipe import Recipe
-from sensitune.training._result import EpochMetrics, TrainingFolder, read_metrics
+from sensitune.training._result import EpochMetrics, TrainingFolder, chosen_epoch, read_metrics
+from sensitune.training._weights import is_whole
+
+_SAVED_BY_TORCH = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,11 @@ def open_checkpoints(folder: TrainingFolder, setting: TrainingSetting, *, resume
         resume: False removes what is there.
 
     Returns:
-        The epoch that the last checkpoint ends; None for a start from scratch.
+        The epoch that the last checkpoint ends; None for a start from scratch. A checkpoint that is incomplete, or to
+        whose epochs the metrics are missing, does not count and is removed.
 
     Raises:
-        RunFolderError: If the checkpoints are those of another setting, or damaged.
+        RunFolderError: If the checkpoints are those of another setting, or the record of it is damaged.
     """
     if not resume:
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
@@ -54,36 +60,32 @@ def open_checkpoints(folder: TrainingFolder, setting: TrainingSetting, *, resume
         _refuse_other(load(TrainingSetting, record, error=RunFolderError), setting, folder.checkpoints)
     else:
         write_json(record, to_plain(setting))
-    last = last_checkpoint(folder)
-    return None if last is None else _epochs_done(last)
-
-
-def metrics_so_far(folder: TrainingFolder, epochs: int) -> list[EpochMetrics]:
-    """The metrics of the epochs that are not trained again.
-
-    Args:
-        folder: The training's folder.
-        epochs: How many that are.
-
-    Returns:
-        As many.
-
-    Raises:
-        RunFolderError: If the file lacks some, or is damaged.
-    """
-    found = list(read_metrics(folder.metrics)) if epochs else []
-    if len(found) < epochs:
-        raise RunFolderError(
-            f"{folder.metrics} holds {len(found)} epochs, the last checkpoint {epochs}. Restore it, or train with "
-            "`resume=False`."
-        )
-    return found[:epochs]
+    done = {checkpoint: _epochs_done(checkpoint) for checkpoint in folder.checkpoints.glob("checkpoint-*")}
+    metrics = _metrics_so_far(folder)
+    for checkpoint, epochs in done.items():
+        if epochs is None or not _goes_with(folder, metrics, epochs):
+            shutil.rmtree(checkpoint)  # the trainer would take it for the newest, and remove the others
+            done[checkpoint] = None
+    return max((epochs for epochs in done.values() if epochs is not None), default=None)
 
 
 def last_checkpoint(folder: TrainingFolder) -> str | None:
-    """The newest complete checkpoint: the trainer writes its state last."""
-    complete = [path.parent for path in folder.checkpoints.glob("checkpoint-*/trainer_state.json")]
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
+    """The newest of the checkpoints that `open_checkpoints` has left."""
+    found = list(folder.checkpoints.glob("checkpoint-*"))
+    return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
+
+
+def _metrics_so_far(folder: TrainingFolder) -> tuple[EpochMetrics, ...]:
+    try:
+        return read_metrics(folder.metrics)
+    except RunFolderError:
+        return ()
+
+
+def _goes_with(folder: TrainingFolder, metrics: Sequence[EpochMetrics], epochs: int) -> bool:
+    """Whether the metrics of a checkpoint's epochs are there, and the weights that they choose."""
+    chosen = chosen_epoch(metrics[:epochs])
+    return len(metrics) >= epochs and (chosen is None or is_whole(folder.candidate(chosen)))
 
 
 def _refuse_other(recorded: TrainingSetting, asked: TrainingSetting, checkpoints: Path) -> None:
@@ -97,8 +99,14 @@ def _refuse_other(recorded: TrainingSetting, asked: TrainingSetting, checkpoints
         )
 
 
-def _epochs_done(checkpoint: str) -> int:
-    path = Path(checkpoint) / "trainer_state.json"
-    values = read_json(path, error=RunFolderError)
-    known = {"epoch": values["epoch"]} if isinstance(values, dict) and "epoch" in values else {}
-    return round(read(_TrainerState, known, source=path, error=RunFolderError).epoch)
+def _epochs_done(checkpoint: Path) -> int | None:
+    """The epochs that a checkpoint holds; None if a part of it is missing or breaks off."""
+    if not is_whole(checkpoint) or not all(zipfile.is_zipfile(checkpoint / name) for name in _SAVED_BY_TORCH):
+        return None
+    path = checkpoint / "trainer_state.json"
+    try:
+        values = read_json(path, error=RunFolderError)
+        known = {"epoch": values["epoch"]} if isinstance(values, dict) and "epoch" in values else {}
+        return round(read(_TrainerState, known, source=path, error=RunFolderError).epoch) or None
+    except RunFolderError:
+        return None

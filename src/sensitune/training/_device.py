@@ -52,6 +52,19 @@ def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else torch.float32
 
 
+def check_precision(precision: Precision, device: str | torch.device) -> None:
+    """Make sure that a device is there and computes in a number format.
+
+    Args:
+        precision: As for `resolve_dtype`.
+        device: As for `resolve_device`.
+
+    Raises:
+        ArgumentError: If it is not, or does not.
+    """
+    resolve_dtype(precision, resolve_device(device))
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
     """The forward pass's context: mixed precision below float32, nothing at float32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

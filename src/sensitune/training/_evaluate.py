@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sensitune.data import ImageTransform, PreparedImages
-from sensitune.errors import ArgumentError, DataError
+from sensitune.errors import ArgumentError, DataError, NonFiniteError
 from sensitune.training._device import autocast, resolve_device, resolve_dtype
 from sensitune.training._features import FrozenFeatures, loaded
 from sensitune.training._loss import logits_of
@@ -69,8 +70,40 @@ def evaluate(
         The evaluation.
 
     Raises:
+        ArgumentError: If `batch_size` or `num_workers` is out of range.
         DataError: If the split has no images.
+        NonFiniteError: If the loss is not finite: such a model gives no answers.
     """
+    found = measure(
+        model,
+        split,
+        transform,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        num_workers=num_workers,
+        progress=progress,
+    )
+    if not math.isfinite(found.loss):
+        raise NonFiniteError(
+            f"The loss must be finite. Got {found.loss} on {found.num_images:,} images: the model gives no answers."
+        )
+    return found
+
+
+def measure(
+    model: nn.Module,
+    split: Dataset | PreparedImages | FrozenFeatures,
+    transform: ImageTransform | None = None,
+    *,
+    batch_size: int,
+    device: str | torch.device,
+    precision: Precision,
+    num_workers: int,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Evaluation:
+    """`evaluate` for those who say themselves what a loss that is not finite comes from."""
+    _check_counts(batch_size, num_workers)
     images = prepare(split, transform)
     if len(images) == 0:
         raise DataError("A split to evaluate must hold at least one image. Got an empty one.")
@@ -108,8 +141,10 @@ def predict_probabilities(
         Probabilities [images, classes], float32, on the CPU, in the order of `images`.
 
     Raises:
+        ArgumentError: If `batch_size` is out of range.
         DataError: If there are no images.
     """
+    _check_counts(batch_size)
     to_tensor = transform.for_evaluation()
     forward = _forward_pass(model, device=device, precision=precision)
     tensors = (to_tensor(image) for image in images)
@@ -131,6 +166,13 @@ def prepare(
     if transform is None:
         raise ArgumentError("`transform` must be given for a split that is not a `PreparedImages`. Got None.")
     return PreparedImages(split, transform.for_evaluation())
+
+
+def _check_counts(batch_size: int, num_workers: int = 0) -> None:
+    if batch_size < 1:
+        raise ArgumentError(f"`batch_size` must be at least 1. Got {batch_size}.")
+    if num_workers < 0:
+        raise ArgumentError(f"`num_workers` must be at least 0. Got {num_workers}.")
 
 
 def _forward_pass(model: nn.Module, *, device: str | torch.device, precision: Precision) -> Callable[[Tensor], Tensor]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from sensitune._schema import NonNegative, NonNegativeInt, Positive, PositiveInt, Share, check, to_plain
+from annotated_types import Ge, Gt, Le
+
+from sensitune._schema import NonNegativeInt, Positive, PositiveInt, Share, check, to_plain
 from sensitune.errors import ArgumentError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 HeadStart = Literal["random", "probe"]
+# AdamW moves every value by about the rate in a step: with more than this nothing that was learnt is left.
+LearningRate = Annotated[float, Gt(0), Le(10)]
+OtherRate = Annotated[float, Ge(0), Le(10)]
+Multiple = Annotated[float, Ge(0), Le(1000)]
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,12 @@ class Recipe:
         ArgumentError: If a setting has the wrong type or is out of range.
     """
 
-    learning_rate: Positive = 1e-3
+    learning_rate: LearningRate = 1e-3
     """Peak learning rate of AdamW, reached at the end of the warm-up."""
-    in_place_rate: NonNegative = 1.0
+    in_place_rate: Multiple = 1.0
     """Learning rate of pretrained values tuned in place (sparse values, whole vectors, tokens) as a multiple of
     `learning_rate`, which modules and the head, being new, always take whole. The paper's is 1."""
-    weight_decay: NonNegative = 1e-4
+    weight_decay: OtherRate = 1e-4
     """Decoupled weight decay; never on 1-D tensors, tokens or sparse values."""
     batch_size: PositiveInt = 64
     """Images per step."""
@@ -33,9 +39,9 @@ class Recipe:
     """Passes over the training split; 0 leaves the head as `head_start: probe` has fitted it, a linear probe."""
     warmup_share: Share = 0.1
     """Share of all steps over which the learning rate rises linearly; the published 10 of 100 epochs."""
-    warmup_learning_rate: NonNegative = 1e-6
+    warmup_learning_rate: OtherRate = 1e-6
     """Learning rate of the first step."""
-    final_learning_rate: NonNegative = 1e-5
+    final_learning_rate: OtherRate = 1e-5
     """Learning rate that the cosine falls to."""
     dropout: Share = 0.1
     """Dropout on what the modules read, while training."""
@@ -44,7 +50,7 @@ class Recipe:
     alone trains."""
     label_smoothing: Share = 0.0
     """Share of the target spread over all classes."""
-    mixup: NonNegative = 0.0
+    mixup: Multiple = 0.0
     """Alpha of mixup's Beta distribution; 0 switches it off."""
     precision: Precision = "auto"
     """Arithmetic of the forward pass: auto is bfloat16 on CUDA hardware that has it, float32 elsewhere."""

@@ -153,6 +153,12 @@ class TrainingFolder:
         return self.checkpoints / f"chosen-{epoch}"
 
 
+def chosen_epoch(metrics: Iterable[EpochMetrics]) -> int | None:
+    """The first epoch with the best validation accuracy; None without a validation split."""
+    rated = [(row.validation_accuracy, -row.epoch) for row in metrics if row.validation_accuracy is not None]
+    return -max(rated)[1] if rated else None
+
+
 def write_metrics(path: str | os.PathLike[str], metrics: Iterable[EpochMetrics]) -> None:
     """Write one JSON line an epoch, whole or not at all."""
     with atomic_write(path) as temporary:

@@ -15,10 +15,11 @@ from peft import PeftModel
 from torch import nn
 
 from sensitune.data import ImageData, ImageTransform
-from sensitune.errors import ArgumentError
-from sensitune.training._checkpoints import TrainingSetting, last_checkpoint, metrics_so_far, open_checkpoints
+from sensitune.errors import ArgumentError, NonFiniteError
+from sensitune.training._checkpoints import TrainingSetting, last_checkpoint, open_checkpoints
 from sensitune.training._device import resolve_device, resolve_dtype
-from sensitune.training._evaluate import Evaluation, evaluate
+from sensitune.training._evaluate import Evaluation, measure
+from sensitune.training._finite import check_finite_loss, check_finite_weights
 from sensitune.training._manifest import AdapterManifest
 from sensitune.training._reading import Reading, check_model, open_reading, prepare_splits
 from sensitune.training._recipe import Recipe
@@ -27,6 +28,8 @@ from sensitune.training._result import (
     TrainingFolder,
     TrainingProgress,
     TrainingResult,
+    chosen_epoch,
+    read_metrics,
     write_metrics,
     write_result,
 )
@@ -85,7 +88,8 @@ def train(
         The run's numbers.
 
     Raises:
-        NonFiniteError: If the loss becomes infinite or not a number; the message names the step and the epoch.
+        NonFiniteError: If a loss or the trained values become infinite or not a number; the message says when. The
+            checkpoints are removed then, so that `output_dir` can be used again with another recipe.
         ArgumentError: If nothing requires a gradient, the model's outputs are not the data's classes, its adapter is
             not called ``default``, the device is one of several by number, or the seed is out of range.
         RunFolderError: If `output_dir` holds checkpoints of another recipe or seed.
@@ -102,15 +106,20 @@ def train(
     folder = TrainingFolder(Path(output_dir))
     setting = TrainingSetting(recipe, seed, len(images["train"]))
     resumed_after = open_checkpoints(folder, setting, resume=resume)
-    metrics = metrics_so_far(folder, resumed_after or 0)
+    metrics = list(read_metrics(folder.metrics)[:resumed_after]) if resumed_after else []
     reading = open_reading(model, images, recipe, device=place, num_workers=num_workers, cache_bytes=cache_bytes)
     run = _Run(model, recipe, reading, folder, place, num_workers, seed, manifest)
-    chosen_epoch = run.fit(metrics, progress)
-    test_accuracy_last, test_accuracy_chosen = run.test(chosen_epoch)
+    try:
+        chosen = run.fit(metrics, progress)
+        test_accuracy_last, test_accuracy_chosen = run.test(chosen)
+    except NonFiniteError:
+        # From its checkpoints it would only come here again; without them another recipe can be tried.
+        shutil.rmtree(folder.checkpoints)
+        raise
     result = TrainingResult(
         metrics=tuple(metrics),
         last_epoch=metrics[-1].epoch,
-        chosen_epoch=chosen_epoch,
+        chosen_epoch=chosen,
         test_accuracy_last=test_accuracy_last,
         test_accuracy_chosen=test_accuracy_chosen,
         seconds=reading.seconds + sum(row.seconds for row in metrics),
@@ -157,8 +166,9 @@ class _Run:
                 callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
             )
             trainer.train(resume_from_checkpoint=last_checkpoint(self.folder))
+        check_finite_weights(self.model)
         save_weights(self.model, self.folder.adapter, manifest=self.manifest)
-        return recorder.chosen_epoch
+        return chosen_epoch(metrics)
 
     def _keep_start(self, metrics: list[EpochMetrics]) -> int | None:
         """What `fit` is where there is nothing to train."""
@@ -189,7 +199,7 @@ class _Run:
         return self._evaluate("test").accuracy if "test" in self.reading.splits else None
 
     def _evaluate(self, split: str) -> Evaluation:
-        return evaluate(
+        found = measure(
             self.reading.module,
             self.reading.splits[split],
             precision=self.recipe.precision,
@@ -197,6 +207,8 @@ class _Run:
             device=self.device,
             num_workers=0 if self.reading.of_features else self.num_workers,
         )
+        check_finite_loss(split, found.loss, "after the last epoch")
+        return found
 
     def describe(self, result: TrainingResult) -> None:
         """Write the model cards, now that the numbers are known."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import logging
 
+from sensitune._files import naming_failure
 from sensitune.errors import NonFiniteError
 from sensitune.training._device import autocast, resolve_dtype
-from sensitune.training._evaluate import evaluate
+from sensitune.training._evaluate import measure
+from sensitune.training._finite import WAY_OUT, check_finite_loss
 from sensitune.training._groups import parameter_groups
 from sensitune.training._loss import training_loss
 from sensitune.training._modes import hold_frozen_parts
@@ -24,8 +25,6 @@ from sensitune.training._reading import Reading
 from sensitune.training._recipe import Recipe
 from sensitune.training._schedule import learning_rate_at
 from sensitune.training._weights import load_weights, save_weights
-
-_WAY_OUT = "Lower `learning_rate`, set `clip_grad_norm`, or use `precision='float32'`."
 
 
 class RecipeTrainer(Trainer):
@@ -82,7 +81,7 @@ class RecipeTrainer(Trainer):
     def _describe_bad_loss(self, loss: float) -> str:
         step = self.state.global_step + 1
         epoch = self.state.global_step // self.steps_per_epoch + 1
-        return f"The loss must stay finite. Got {loss} in step {step} of epoch {epoch}. {_WAY_OUT}"
+        return f"The loss must stay finite. Got {loss} in step {step} of epoch {epoch}. {WAY_OUT}"
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over the recipe's groups."""
@@ -125,7 +124,7 @@ class RecipeTrainer(Trainer):
         Raises:
             NonFiniteError: If the loss is not finite: such weights give no answers.
         """
-        found = evaluate(
+        found = measure(
             self.reading.module,
             self.eval_dataset if eval_dataset is None else eval_dataset,
             batch_size=self.recipe.batch_size,
@@ -133,11 +132,8 @@ class RecipeTrainer(Trainer):
             precision=self.recipe.precision,
             num_workers=self.args.dataloader_num_workers,
         )
-        if not math.isfinite(found.loss):
-            epoch = self.state.global_step // self.steps_per_epoch
-            raise NonFiniteError(
-                f"The validation loss must be finite. Got {found.loss} after epoch {epoch}. {_WAY_OUT}"
-            )
+        epoch = self.state.global_step // self.steps_per_epoch
+        check_finite_loss("validation", found.loss, f"after epoch {epoch}")
         metrics = {f"{metric_key_prefix}_accuracy": found.accuracy, f"{metric_key_prefix}_loss": found.loss}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -150,10 +146,12 @@ class RecipeTrainer(Trainer):
         load_weights(self.tuned, resume_from_checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        checkpoint = self.checkpoints / f"checkpoint-{self.state.global_step}"
         try:
-            super()._save_checkpoint(model, trial)
+            with naming_failure(checkpoint, whole="The one before it is whole: the same command goes on from there."):
+                super()._save_checkpoint(model, trial)
         except BaseException:
-            shutil.rmtree(self.checkpoints / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+            shutil.rmtree(checkpoint, ignore_errors=True)
             raise
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -35,6 +36,18 @@ def save_weights(model: nn.Module, folder: str | os.PathLike[str], *, manifest: 
             save_file(_trained_tensors(model), temporary / _PLAIN_WEIGHTS)
         if manifest is not None:
             manifest.save(temporary)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds what `save_weights` wrote, to its end."""
+    files = [each for each in (folder / "adapter_model.safetensors", folder / _PLAIN_WEIGHTS) if each.is_file()]
+    try:
+        for each in files:
+            with safe_open(each, framework="pt"):
+                pass
+    except (OSError, SafetensorError):
+        return False
+    return bool(files)
 
 
 def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:
