@@ -11,13 +11,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-_LEAST_BOMB: Final = 2**28  # bytes
-_BOMB_RATIO: Final = 64
-
 from safetensors import SafetensorError
 
 from sensitune.errors import ArgumentError, OutputError
 
+_LEAST_BOMB: Final = 2**28  # bytes
+_BOMB_RATIO: Final = 64
 _LONGEST_NAME = 200  # bytes; file systems take 255, and a temporary name is longer than the final one
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}(?P<suffix>\.[^.]+)?")
 # What torch's and safetensors' writers say of a disk that is full; torch raises nothing more special.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,11 @@ from sensitune.errors import RunFolderError
 from sensitune.runs import METHODS, RunConfig
 from sensitune.sensitivity import Sensitivity
 from sensitune_command import COMMANDS, main
+
+SMALL = {
+    "backbone": {"name": "vit_tiny_patch16_224", "pretrained": False, "image_size": 32, "num_blocks": 2},
+    "allocation": {"budget": 100},
+}
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +55,7 @@ def test_the_settings_that_everybody_uses_have_short_names(capsys: pytest.Captur
     ("options", "message"),
     [
         (["--budget", "5", "--allocation.tau", "3"], "Give `--budget` or `--allocation.tau`, not both. Got 5 and 3."),
-        (["--epochs", "0"], "of at least 1. Got 0."),
+        (["--epochs", "0"], "`--epochs` must be at least 1 where the head starts at random. Got 0"),
         (["--data.max-train", "0"], "`--data.max-train` must be a whole number of at least 1"),
         (["--data.max-train", "5", "--data.shots", "2"], "Give `--data.max-train` or `--data.shots`, not both."),
         (["--method", "head", "--budget", "5"], "`--budget` belongs to the methods spt-lora"),
@@ -78,6 +84,10 @@ def test_a_budget_that_cannot_be_spent_is_named_by_its_flag_or_key(
 ) -> None:
     assert main(["run", *settings, "--budget", "100", "--output", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.startswith("error: `--budget` must be at least")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    values = RunConfig.from_dict(SMALL | {"data": {"source": settings[settings.index("--data") + 1]}}).to_dict()
+    (tmp_path / "run" / "run.yaml").write_text(json.dumps(values))
     # Now the run folder's file says so.
     assert main(["run", "--output", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.startswith("error: `allocation.budget` must be at least")

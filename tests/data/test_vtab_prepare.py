@@ -193,6 +193,16 @@ def test_a_half_finished_preparation_goes_on_and_writes_no_image_twice(fake: Fak
     assert not [path for path in folder.rglob(".*") if path.is_file()]
 
 
+def test_what_a_killed_preparation_has_left_is_removed_and_in_no_checksum(fake: FakeBuilder, tmp_path: Path) -> None:
+    whole = prepare_vtab1k("eurosat", tmp_path / "whole")
+    images = tmp_path / "killed" / "eurosat" / "images" / "test"
+    images.mkdir(parents=True)
+    (images / ".000095.png.0123abcd.png").write_bytes(b"half")
+    killed = prepare_vtab1k("eurosat", tmp_path / "killed")
+    assert (killed / "checksums.sha256").read_text() == (whole / "checksums.sha256").read_text()
+    assert not list(killed.rglob(".*"))
+
+
 def test_progress_is_told_image_by_image(fake: FakeBuilder, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     prepare_vtab1k("eurosat", tmp_path, progress=lambda *step: told.append(step))

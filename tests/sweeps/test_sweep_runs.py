@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lock_holder import Holder
 
-from sensitune.errors import ArgumentError, RunFolderError
+from sensitune import _lock
+from sensitune.errors import ArgumentError, NonFiniteError, RunFolderError
 from sensitune.runs import Run, RunConfig, RunFolder
 from sensitune.sensitivity import Sensitivity
 from sensitune.sweeps import Job, JobOutcome, RunKey, SweepConfig, SweepRecord, collect, planned_runs, run_sweep
 from sensitune.sweeps._choose import choose_settings, choosing_jobs
 from sensitune.sweeps._collect import final_jobs
 from sensitune.sweeps._jobs import run_job
-from sensitune.training import read_result
+from sensitune.training import TrainingResult, read_result
 from sensitune_command import main
 
 RATES = [1e-3, 3e-3]
@@ -155,14 +158,118 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(config: RunConfig, tmp_pa
     assert not result.complete
 
 
-def test_a_training_that_diverges_counts_as_zero_and_is_not_tried_again(config: RunConfig, tmp_path: Path) -> None:
-    sweep = make_sweep(config, seeds=[0], choose={"recipe.learning_rate": [1e-3, 1e30]})
-    sweep = sweep.with_settings({"recipe.epochs": 3})
+def diverge_at(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every training at a learning rate end as if its loss were not finite."""
+    original = Run.train
+
+    def train(run: Run) -> TrainingResult:
+        if run.config.recipe.learning_rate == rate:
+            raise NonFiniteError("The loss must stay finite. Got nan.")
+        return original(run)
+
+    monkeypatch.setattr(Run, "train", train)
+
+
+def test_a_training_that_diverges_counts_as_zero_and_is_not_tried_again(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverge_at(10.0, monkeypatch)
+    sweep = make_sweep(config, seeds=[0], choose={"recipe.learning_rate": [1e-3, 10.0]})
     result = run_sweep(sweep, tmp_path)
-    assert result.validation["squares", "SPT-LoRA"]["learning_rate=1e+30"] == 0.0
+    assert result.validation["squares", "SPT-LoRA"]["learning_rate=10.0"] == 0.0
     assert {run.key.setting["recipe.learning_rate"] for run in result.runs} == {1e-3}
     assert result.failed == {}  # it was tried and not chosen
     assert planned_runs(sweep, tmp_path) == [("choose settings with", 0, 4), ("test", 0, 2)]
+
+
+def test_a_training_that_diverged_is_tried_again_with_the_recipe_that_it_advises(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverge_at(10.0, monkeypatch)
+    sweep = make_sweep(config, seeds=[0], choose={}).with_settings({"recipe.learning_rate": 10.0})
+    failed = run_sweep(sweep, tmp_path).failed
+    assert set(failed.values()) == {"The loss must stay finite. Got nan."}
+    lower = sweep.with_settings({"recipe.learning_rate": 1e-3})
+    assert [left for _, left, _ in planned_runs(lower, tmp_path)] == [0, 2]
+    result = run_sweep(lower, tmp_path)
+    assert (result.complete, result.failed) == (True, {})
+    assert not list(tmp_path.rglob("diverged.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("training.json", "{"),
+        ("metrics.jsonl", ""),
+        ("evaluation.json", "[]"),
+        ("run.yaml", "backbone: {"),
+        ("adapter/sensitune.json", "{}"),
+    ],
+)
+def test_a_damaged_run_stops_neither_the_sweep_nor_its_table(
+    swept: tuple[SweepConfig, Path, list[JobOutcome]], tmp_path: Path, name: str, damage: str
+) -> None:
+    sweep, folder, _ = swept
+    shutil.copytree(folder, tmp_path / "sweep")
+    job = final_jobs(sweep, tmp_path / "sweep")[0]
+    (job.folder / name).write_text(damage)
+    other = choosing_jobs(sweep, tmp_path / "sweep")[-1]  # what another method's choice needs
+    (other.folder / "training.json").write_bytes(b"\xff")
+    for found in (collect(sweep, tmp_path / "sweep"), run_sweep(sweep, tmp_path / "sweep")):
+        assert set(found.failed) == {job.key, other.key}
+        assert str(job.folder / name.rpartition("/")[2]) in found.failed[job.key].replace("adapter/", "")
+        assert {run.key.method for run in found.runs} == {"SPT-LoRA"}
+        assert len(found.runs) == 1
+    shutil.rmtree(job.folder)
+    shutil.rmtree(other.folder)
+    assert run_sweep(sweep, tmp_path / "sweep").complete
+
+
+def test_a_sweep_under_way_is_named_and_its_runs_have_locks_of_their_own(
+    swept: tuple[SweepConfig, Path, list[JobOutcome]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_lock, "PATIENCE", 0.0)
+    sweep, folder, _ = swept
+    shutil.copytree(folder, tmp_path / "sweep")
+    job = final_jobs(sweep, tmp_path / "sweep")[0]
+    for held, told in ((tmp_path / "sweep", 0), (job.folder, 1)):
+        (job.folder / "evaluation.json").unlink(missing_ok=True)
+        holder = Holder(held / ".lock")
+        try:
+            if told:
+                failed = run_sweep(sweep, tmp_path / "sweep").failed
+                assert f"is being worked on by process {holder.process.pid}" in failed[job.key]
+            else:
+                with pytest.raises(RunFolderError, match=f"is being worked on by process {holder.process.pid}"):
+                    run_sweep(sweep, tmp_path / "sweep")
+                assert collect(sweep, tmp_path / "sweep").num_runs == 4  # its table can be looked at
+        finally:
+            holder.kill()
+    assert run_sweep(sweep, tmp_path / "sweep").complete
+    assert not list((tmp_path / "sweep").rglob(".*"))
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="`device` 'mps' is not available on this machine"):
+        run_sweep(make_sweep(config).with_settings({"compute.device": "mps"}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_finished_run_was_killed_before_removing_goes_with_the_next_start(
+    swept: tuple[SweepConfig, Path, list[JobOutcome]], tmp_path: Path
+) -> None:
+    sweep, folder, _ = swept
+    shutil.copytree(folder, tmp_path / "sweep")
+    left = (
+        final_jobs(sweep, tmp_path / "sweep")[0].folder / "checkpoints" / "checkpoint-3",
+        choosing_jobs(sweep, tmp_path / "sweep")[0].folder / ".adapter.0123abcd",
+        tmp_path / "sweep" / "scores" / ".a.safetensors.0123abcd.safetensors",
+    )
+    for each in left:
+        each.mkdir(parents=True)
+    before = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    run_sweep(sweep, tmp_path / "sweep")
+    assert {str(path.relative_to(tmp_path / "sweep")) for path in (tmp_path / "sweep").rglob("*")} == before
 
 
 def test_a_job_ends_like_a_run_of_its_own(config: RunConfig, finished: RunFolder, tmp_path: Path) -> None:

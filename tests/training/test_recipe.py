@@ -23,7 +23,7 @@ def test_the_defaults_are_the_vtab_recipe() -> None:
         ({"learning_rate": math.nan}, r"`learning_rate` must be a finite number\. Got nan\."),
         ({"weight_decay": math.inf}, r"`weight_decay` must be a finite number\. Got inf\."),
         ({"in_place_rate": -1.0}, r"`in_place_rate` must be a number of at least 0 and at most 1,000\. Got -1\.0\."),
-        ({"epochs": 0}, r"`epochs` must be a whole number of at least 1\. Got 0\."),
+        ({"epochs": 0}, r"`epochs` must be at least 1 where the head starts at random\. Got 0"),
         ({"batch_size": 2.5}, r"`batch_size` must be a whole number of at least 1\. Got 2\.5\."),
         ({"drop_path": 1.0}, r"`drop_path` must be a number of at least 0 and below 1\. Got 1\.0\."),
         ({"warmup_share": 1.0}, r"`warmup_share` must be a number of at least 0 and below 1\. Got 1\.0\."),

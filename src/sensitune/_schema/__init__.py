@@ -34,6 +34,7 @@ from sensitune._schema._mistakes import shorten, show_name, show_reason
 from sensitune._schema._read import check, load, read, to_plain
 from sensitune._schema._types import (
     AtLeastOne,
+    ImageSide,
     NonEmptyText,
     NonNegative,
     NonNegativeInt,
@@ -47,6 +48,7 @@ from sensitune._schema._types import (
 
 __all__ = [
     "AtLeastOne",
+    "ImageSide",
     "NonEmptyText",
     "NonNegative",
     "NonNegativeInt",

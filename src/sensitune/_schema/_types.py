@@ -44,4 +44,6 @@ Share = Annotated[float, Ge(0), Lt(1)]
 """A part of a whole that is never all of it, such as a drop-out rate."""
 UnitInterval = Annotated[float, Ge(0), Le(1)]
 """A part of a whole, all of it included, such as an accuracy."""
+ImageSide = Annotated[int, Ge(1), Le(4096)]
+"""Pixels; beyond it no machine has the memory."""
 NonEmptyText = Annotated[str, MinLen(1)]

@@ -31,13 +31,16 @@ Example:
 from sensitune.allocation._allocate import allocate
 from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._budget import parse_budget
-from sensitune.allocation._cost import StructuredType, module_params
+from sensitune.allocation._cost import StructuredType, check_rank, module_params
 from sensitune.allocation._knapsack import knapsack_allocation
 from sensitune.allocation._lora_allocation import lora_allocation
 from sensitune.allocation._lora_start import compute_lora_start
 from sensitune.allocation._published import load_published_allocation
+from sensitune.allocation._room import check_budget, check_knapsack_budget
 from sensitune.allocation._rows import GroupRow, SiteRow, group_rows
 from sensitune.allocation.baselines import (
+    check_layerwise_budget,
+    check_neuron_budget,
     layerwise_allocation,
     neuron_allocation,
     random_allocation,
@@ -51,6 +54,11 @@ __all__ = [
     "SiteRow",
     "StructuredType",
     "allocate",
+    "check_budget",
+    "check_knapsack_budget",
+    "check_layerwise_budget",
+    "check_neuron_budget",
+    "check_rank",
     "compute_lora_start",
     "group_rows",
     "knapsack_allocation",

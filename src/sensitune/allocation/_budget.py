@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal, InvalidOperation
 from typing import TypeAlias
 
+from sensitune._schema import shorten
 from sensitune.errors import BudgetError
 from sensitune.sites import ModelOutline
 
 Budgets: TypeAlias = list[int] | list[str] | list[int | str] | tuple[int | str, ...]
 
+# Between digits only every third place may be marked: a slip such as '1_0%' or '4,00' is no number.
+_TEXT = re.compile(
+    r"[-+]?(?:\d+|\d{1,3}(?:_\d{3})+|\d{1,3}(?:,\d{3})+)?(?:\.\d+)?(?:e[-+]?\d{1,2})? ?[kmb%]?", re.A | re.I
+)
+_LARGEST = 10**15
 _UNITS = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
@@ -28,17 +35,19 @@ def parse_budget(budget: int | str, backbone_params: int) -> int:
         BudgetError: If the text cannot be read, or is not a whole number of parameters.
     """
     if isinstance(budget, int) and not isinstance(budget, bool):
-        return budget
+        return _small(budget)
     if not isinstance(budget, str):
+        raise BudgetError(_unreadable(budget))
+    if not _TEXT.fullmatch(budget.strip()):
         raise BudgetError(_unreadable(budget))
     text = budget.strip().replace("_", "").replace(",", "").lower()
     if text.endswith("%"):
-        return int(_number(text[:-1], budget) * backbone_params / 100)
+        return _small(int(_number(text[:-1], budget) * backbone_params / 100))
     unit = _UNITS.get(text[-1:], 1)
     number = _number(text[:-1] if unit > 1 else text, budget) * unit
     if number != int(number):
         raise BudgetError(f"`budget` must be a whole number of parameters. Got {budget!r}, which is {number}.")
-    return int(number)
+    return _small(int(number))
 
 
 def read_budgets(budget: int | str | Budgets, outline: ModelOutline) -> list[int]:
@@ -104,5 +113,13 @@ def _number(text: str, budget: str) -> Decimal:
     return number
 
 
+def _small(budget: int) -> int:
+    if abs(budget) >= _LARGEST:
+        raise BudgetError(f"`budget` must be below {_LARGEST:,} parameters. Got {shorten(budget)}.")
+    return budget
+
+
 def _unreadable(budget: object) -> str:
-    return f"`budget` must be a whole number, or text such as '400_000', '400k', '0.4M' or '0.5%'. Got {budget!r}."
+    return (
+        f"`budget` must be a whole number, or text such as '400_000', '400k', '0.4M' or '0.5%'. Got {shorten(budget)}."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -74,6 +75,24 @@ class Rules:
         params = self.switched_params(site)
         assert params is not None
         return math.ceil(params / (self.alpha if site.kind == "matrix" else self.beta))
+
+
+def check_rank(sites: Iterable[Site], structured: str | None, rank: int) -> None:
+    """Refuse a rank that no matrix can have.
+
+    Args:
+        sites: Where modules may go.
+        structured: The kind of module, or None.
+        rank: Its rank.
+
+    Raises:
+        ArgumentError: If it exceeds the smaller side of every matrix.
+    """
+    sides = [min(site.in_features, site.out_features) for site in sites if site.kind == "matrix"]
+    if structured is not None and sides and rank > max(sides):
+        raise ArgumentError(
+            f"`rank` must be at most {max(sides):,}, the most that a matrix of the model can have. Got {rank:,}."
+        )
 
 
 def check_module(structured: str | None, rank: int) -> None:

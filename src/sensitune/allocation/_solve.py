@@ -9,16 +9,18 @@ import torch
 
 from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._budget import check_maximum
+from sensitune.allocation._cost import Rules
 from sensitune.allocation._cut import Indices, find_cut, indices_above
 from sensitune.allocation._problem import Problem
 from sensitune.allocation._ranking import Ranking, rank_candidates, ranking_floor, ranks_of
 from sensitune.allocation._walk import Walk, usable_params, walk
 from sensitune.errors import ArgumentError, BudgetError
+from sensitune.sites import ModelOutline
 
 
 def solve_tau(problem: Problem, tau: int) -> Allocation:
     """The allocation at a fixed tau; see `allocate`."""
-    _check_tau(problem, tau)
+    check_tau(problem.outline, tau)
     switched, sparse, selected = set(), {}, 0
     cut = find_cut(problem.checked_views(), tau)
     for number, (indices, _) in enumerate(indices_above(problem.views, cut)):
@@ -56,10 +58,7 @@ def solve_budgets(problem: Problem, budgets: Sequence[int]) -> list[Allocation]:
 
 
 def _spend(problem: Problem, ranking: Ranking, budget: int, usable: int) -> Walk:
-    if problem.rules.structured is None:
-        check_maximum(budget, usable, "sparse tuning")
-    else:
-        check_maximum(budget, usable, f"rank {problem.rules.rank}", way_out="Raise `rank` or lower `budget`.")
+    check_usable(problem.rules, budget, usable)
     end = walk(problem.outline.sites, problem.rules, ranking, budget - problem.outline.always_trained_params)
     if end.left:
         raise BudgetError(
@@ -99,7 +98,16 @@ def _build(
     )
 
 
-def _check_tau(problem: Problem, tau: int) -> None:
-    most = sum(site.numel for site in problem.outline.sites)
+def check_usable(rules: Rules, budget: int, usable: int) -> None:
+    """Refuse a budget above what can be used under the rules."""
+    if rules.structured is None:
+        check_maximum(budget, usable, "sparse tuning")
+    else:
+        check_maximum(budget, usable, f"rank {rules.rank}", way_out="Raise `rank` or lower `budget`.")
+
+
+def check_tau(outline: ModelOutline, tau: int) -> None:
+    """Refuse to select nothing, or more than is ranked."""
+    most = sum(site.numel for site in outline.sites)
     if not 1 <= tau <= most:
         raise ArgumentError(f"`tau` must lie between 1 and the {most:,} scalars that are ranked. Got {tau:,}.")

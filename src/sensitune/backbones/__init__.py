@@ -19,6 +19,7 @@ Example:
     (2, (5, 192), 32)
 """
 
+from sensitune.backbones._check import check_backbone
 from sensitune.backbones._focus import FOCUS_NAME
 from sensitune.backbones._load import load_backbone
 from sensitune.backbones._published import PUBLISHED_BACKBONES, PublishedBackbone
@@ -32,6 +33,7 @@ __all__ = [
     "Backbone",
     "BackboneSpec",
     "PublishedBackbone",
+    "check_backbone",
     "load_backbone",
     "rebuild_backbone",
     "save_checkpoint",

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sensitune._files import atomic_write
-from sensitune._schema import NonEmptyText, Positive, PositiveInt, parse_json, read, show_name, to_plain
+from sensitune._schema import ImageSide, NonEmptyText, Positive, parse_json, read, show_name, to_plain
 from sensitune._tensor_file import CHECKSUM_KEY, checksum, document_checksum
 from sensitune.backbones._hash import weights_hash
 from sensitune.backbones._reading import damaged
@@ -38,11 +38,11 @@ class Preprocessing:
         augment: Whether they were cropped and flipped at random.
     """
 
-    image_size: PositiveInt | None = None
+    image_size: ImageSide | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[Positive, Positive, Positive] | None = None
     interpolation: NonEmptyText | None = None
-    resize: PositiveInt | None = None
+    resize: ImageSide | None = None
     augment: bool = False
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sensitune._schema import NonEmptyText, PositiveInt, check
+from sensitune._schema import ImageSide, NonEmptyText, PositiveInt, check
 from sensitune.errors import ArgumentError
 
 
@@ -23,7 +23,7 @@ class BackboneSpec:
     name."""
     pretrained: bool = True
     """False starts from random weights."""
-    image_size: PositiveInt | None = None
+    image_size: ImageSide | None = None
     """Side of the square input in pixels; None is the model's own."""
     num_blocks: PositiveInt | None = None
     """Keep only the first blocks of a transformer; None keeps all."""

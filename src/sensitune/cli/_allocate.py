@@ -27,7 +27,8 @@ def allocate(run: tyro.conf.Positional[Path], /) -> None:
     console = make_console()
     with reporting(console) as reporter:
         opened = Run.load(run, reporter=reporter)
-        allocation = opened.allocation()
+        with opened.folder.writing():
+            allocation = opened.allocation()
     if allocation is None:
         console.print(f"The method {opened.config.method.name} places nothing; `sensitune train {run}` goes on.")
         return

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import io
+import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -12,9 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 import tyro
 
 from sensitune.cli._options import filled, names_as_given, options_of, read_options
+from sensitune.errors import ConfigError
 from sensitune.runs import METHODS, AllocationSettings, PresetName, RunConfig, RunFolder, preset_settings
 
 T = TypeVar("T")
+_LONGEST = 400
+_NO_NUMBER = {
+    r"invalid literal for int\(\) with base 10: (.*)": "a whole number",
+    "could not convert string to float: (.*)": "a number",
+    r"no type matching \{None\}\|INT could be instantiated from \[(.*?)\]\..*": "a whole number, or None",
+    r"no type matching \{None\}\|FLOAT could be instantiated from \[(.*?)\]\..*": "a number, or None",
+}
 
 if TYPE_CHECKING:
     _Options = Any
@@ -61,7 +73,43 @@ def parse(function: Callable[..., T], arguments: Sequence[str], *, command: str)
     Returns:
         What the function returns.
     """
-    return tyro.cli(function, args=list(arguments), prog=f"sensitune {command}")
+
+    # Called behind the parser's back: only what the parser itself says is put in other words.
+    @functools.wraps(function)
+    def read(*positional: Any, **named: Any) -> Callable[[], T]:
+        return functools.partial(function, *positional, **named)
+
+    return _parsed(read, arguments, command=command)()
+
+
+def _parsed(parser: Callable[..., T], arguments: Sequence[str], *, command: str, **options: Any) -> T:
+    """What tyro makes of the arguments; what it cannot make sense of is one sentence, without its box and its help."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            parsed: T = tyro.cli(parser, args=list(arguments), prog=f"sensitune {command}", **options)
+            return parsed
+    except SystemExit as end:
+        if end.code in {None, 0}:
+            raise
+        raise ConfigError(f"{_plain_words(said.getvalue())} See `sensitune {command} --help`.") from None
+
+
+def _plain_words(box: str) -> str:
+    """The first part of what stands in a box: one with a frame, or with rules of minus signs alone."""
+    lines = [line.strip("│").rstrip() for line in box.splitlines() if line.strip("│ ") and line[0] not in "╭╰"]
+    lines = textwrap.dedent("\n".join(lines if "╭" in box else lines[2:])).splitlines()
+    end = next((index for index in range(len(lines)) if _is_rule(lines[index : index + 1])), len(lines))
+    # What is indented deeper is a help text.
+    said = " ".join(line.strip() for line in lines[:end] if not line.startswith(" " * 8)) or box.strip()
+    for pattern, kind in _NO_NUMBER.items():
+        said = re.sub(rf"Error parsing (\S+): {pattern}", rf"`\1` must be {kind}. Got \2", said)
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in said)
+    return f"{shown[:_LONGEST].rstrip('.')}."
+
+
+def _is_rule(line: Sequence[str]) -> bool:
+    return bool(line) and set(line[0].strip()) <= {"─", "-"}
 
 
 @contextmanager
@@ -84,10 +132,10 @@ def asked_run(arguments: Sequence[str], *, command: str, description: str) -> It
     given = _settings_of_file(known)
     with names_as_given(arguments, from_file=given is not None):
         defaults = _with_preset({} if given is None else given, known, new=given is None)
-        parsed: _Typed = tyro.cli(
+        parsed = _parsed(
             _Typed,
-            args=list(arguments),
-            prog=f"sensitune {command}",
+            arguments,
+            command=command,
             description=description,
             default=_Typed(filled(_Options, defaults), known.output, None, known.config),
         )
@@ -98,12 +146,15 @@ def asked_run(arguments: Sequence[str], *, command: str, description: str) -> It
 
 def _look_ahead(arguments: Sequence[str]) -> argparse.Namespace:
     """What decides the defaults of the parser proper, which refuses what makes no sense here."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--output", type=Path)
     first.add_argument("--preset")
     first.add_argument("--method")
-    return first.parse_known_args(list(arguments))[0]
+    found = argparse.Namespace(config=None, output=None, preset=None, method=None)
+    with suppress(argparse.ArgumentError):
+        first.parse_known_args(list(arguments), found)
+    return found
 
 
 def _settings_of_file(known: argparse.Namespace) -> dict[str, Any] | None:

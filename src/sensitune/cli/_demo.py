@@ -15,7 +15,7 @@ from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.cli._run import comparison_row
 from sensitune.data import DataSettings
 from sensitune.report import allocation_table, comparison_table, write_report
-from sensitune.runs import ComputeSettings, DeviceName, Run, RunConfig, compare, merge, open_image, predict
+from sensitune.runs import ComputeSettings, DeviceName, Run, RunConfig, compare, comparing, merge, open_image, predict
 from sensitune.training import AdapterManifest, Recipe, predict_probabilities
 
 # All the demo's numbers. On 2 CPU cores the model trains some 36 images a second: 500 images x 6 epochs x 4 methods.
@@ -47,6 +47,12 @@ def demo(*, output: Path = Path("runs/demo"), device: DeviceName = "auto") -> No
     started = time.perf_counter()
     settings = replace(SETTINGS, compute=ComputeSettings(device=device))
     console.print(_introduction(settings))
+    with comparing(output):
+        _demo(console, settings, output)
+    console.print(f"Finished in {(time.perf_counter() - started) / 60:.1f} minutes.")
+
+
+def _demo(console: Console, settings: RunConfig, output: Path) -> None:
     with reporting(console, always=True) as reporter:
         compared = compare(settings, output, uniform_rank=UNIFORM_RANK, reporter=reporter)
     spt = next(one for one in compared if one.config.method.name == "spt-lora")
@@ -56,7 +62,6 @@ def demo(*, output: Path = Path("runs/demo"), device: DeviceName = "auto") -> No
     show_path(console, "SPT-LoRA adapter", spt.folder.training.adapter)
     show_path(console, "merged checkpoint", merged)
     show_path(console, "everything else", output)
-    console.print(f"Finished in {(time.perf_counter() - started) / 60:.1f} minutes.")
 
 
 def _introduction(settings: RunConfig) -> str:

@@ -37,6 +37,7 @@ def evaluate(
     console = make_console()
     with reporting(console) as reporter:
         opened = Run.load(run, device=device, reporter=reporter)
-        found = opened.evaluate(split=split, weights=weights)
+        with opened.folder.writing():
+            found = opened.evaluate(split=split, weights=weights)
     console.print(f"{split} accuracy {found.accuracy:.2%} (loss {found.loss:.4f}) on {found.num_images:,} images")
     show_path(console, "evaluation", opened.folder.evaluation)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from sensitune._lock import one_writer
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, show_path
 from sensitune.runs import merge as merge_adapter
@@ -25,4 +26,5 @@ def merge(adapter: tyro.conf.Positional[Path], /, *, output: Path, checkpoint: P
         output: File to write; must end in .safetensors.
         checkpoint: The backbone's weight file, if it has moved or the adapter has left its run folder.
     """
-    show_path(make_console(), "merged checkpoint", merge_adapter(adapter, output, checkpoint=checkpoint))
+    with one_writer(output, file=True):
+        show_path(make_console(), "merged checkpoint", merge_adapter(adapter, output, checkpoint=checkpoint))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TextIO
 
 import tyro
 
-from sensitune._files import atomic_write
+from sensitune._files import atomic_write, refuse_overwriting
+from sensitune._lock import one_writer
 from sensitune._text import csv_cell
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import warn
@@ -48,16 +50,24 @@ def predict(
         batch_size: Images that go through the model at once.
         skip_unreadable: Leave damaged images out and name them, instead of stopping at the first.
     """
-    predictions = predict_files(
-        adapter, images, checkpoint=checkpoint, device=device, batch_size=batch_size, skip_unreadable=skip_unreadable
-    )
-    for path in predictions.skipped:
-        warn(f"skipped {path}: it cannot be read")
-    if output is None:
-        write_csv(predictions, sys.stdout)
-        return
-    with atomic_write(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        write_csv(predictions, file)
+    if output is not None:
+        refuse_overwriting(output, [adapter, *images, *([] if checkpoint is None else [checkpoint])])
+    with nullcontext() if output is None else one_writer(output, file=True):
+        predictions = predict_files(
+            adapter,
+            images,
+            checkpoint=checkpoint,
+            device=device,
+            batch_size=batch_size,
+            skip_unreadable=skip_unreadable,
+        )
+        for path in predictions.skipped:
+            warn(f"skipped {path}: it cannot be read")
+        if output is None:
+            write_csv(predictions, sys.stdout)
+            return
+        with atomic_write(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            write_csv(predictions, file)
 
 
 def write_csv(predictions: Predictions, file: TextIO) -> None:

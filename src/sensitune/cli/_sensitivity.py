@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sensitune.cli._arguments import asked_run
 from sensitune.cli._console import make_console, reporting, show_path
-from sensitune.runs import Run
+from sensitune.runs import Run, RunFolder
 
 DESCRIPTION = """Score every parameter of a pretrained model by how much it matters for your images.
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the subcommand."""
     with asked_run(arguments, command="sensitivity", description=DESCRIPTION) as asked:
         console = make_console()
-        with reporting(console) as reporter:
+        with RunFolder(asked.folder, asked.config).writing(), reporting(console) as reporter:
             run = Run.open(asked.folder, asked.config, reporter=reporter)
             sensitivity = run.sensitivity()
         scored = sum(site.numel for site in sensitivity.sites)

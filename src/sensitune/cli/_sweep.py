@@ -24,6 +24,7 @@ from sensitune.sweeps import (
     collect,
     planned_runs,
     run_sweep,
+    sweeping,
 )
 
 
@@ -68,6 +69,7 @@ def sweep(
         ArgumentError: If the table of a folder without runs is asked for.
         SweepError: If runs failed; the table of the others is written all the same.
     """
+    settings = EngineSettings(engine, workers, address, cpus_per_run, gpus_per_run)
     sweep_config = SweepConfig.from_yaml(config)
     changes = {"data.root": root, "compute.device": device}
     sweep_config = sweep_config.with_settings({name: value for name, value in changes.items() if value is not None})
@@ -80,11 +82,12 @@ def sweep(
         if not (folder / "runs").is_dir():
             raise ArgumentError(f"{folder} holds no runs of a sweep to make a table of. Run it without --table first.")
         result = collect(sweep_config, folder)
+        _show(console, task_table(result, title=config.stem), folder)
     else:
-        settings = EngineSettings(engine, workers, address, cpus_per_run, gpus_per_run)
         console.print(_plan(sweep_config, folder))
-        result = run_sweep(sweep_config, folder, engine=settings, on_done=lambda *news: _tell(console, *news))
-    _show(console, task_table(result, title=config.stem), folder)
+        with sweeping(folder):
+            result = run_sweep(sweep_config, folder, engine=settings, on_done=lambda *news: _tell(console, *news))
+            _show(console, task_table(result, title=config.stem), folder)
     if result.failed:
         raise SweepError(_failures(result.failed))
 

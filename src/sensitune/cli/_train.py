@@ -29,6 +29,7 @@ def train(run: tyro.conf.Positional[Path], /, *, device: DeviceName | None = Non
     console = make_console()
     with reporting(console) as reporter:
         opened = Run.load(run, device=device, reporter=reporter)
-        opened.train()
+        with opened.folder.writing():
+            opened.train()
     console.print(comparison_table([comparison_row(opened)], title="Result"))
     show_path(console, "adapter", opened.folder.training.adapter)

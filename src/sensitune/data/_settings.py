@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sensitune._schema import NonEmptyText, PositiveInt, Seed, check
+from sensitune._schema import ImageSide, NonEmptyText, PositiveInt, Seed, check
 from sensitune.errors import ArgumentError
 
 
@@ -36,7 +36,7 @@ class DataSettings:
     """Pixels that an image may have before it counts as damaged; None is Pillow's limit, 89 million."""
     normalize: Literal["imagenet", "model"] = "imagenet"
     """Mean and standard deviation of the pixels: ImageNet's, or those the model was trained with."""
-    resize: PositiveInt | None = None
+    resize: ImageSide | None = None
     """Resize to this side before cropping to the image size; None resizes straight to it."""
     augment: bool = False
     """Crop and flip the training images at random."""

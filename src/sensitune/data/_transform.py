@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from sensitune._schema import Positive, PositiveInt, Rule, check
+from sensitune._schema import ImageSide, Positive, Rule, check
 from sensitune.errors import ArgumentError, DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -36,11 +36,11 @@ class ImageTransform:
         augment: Crop at a random place instead of the centre, and flip left to right in one of two cases.
     """
 
-    image_size: PositiveInt
+    image_size: ImageSide
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     interpolation: Interpolation = "bicubic"
-    resize: PositiveInt | None = None
+    resize: ImageSide | None = None
     augment: bool = False
 
     def __post_init__(self) -> None:

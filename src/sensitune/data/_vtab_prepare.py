@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from sensitune._files import atomic_write, is_bomb
+from sensitune._lock import one_writer
 from sensitune._schema import write_json
 from sensitune.data._vtab import VTAB_SIZES, VTAB_TASKS, VtabTask, vtab_task
 from sensitune.data._vtab_sources import VTAB_SOURCES, Row, VtabSource
@@ -61,6 +62,18 @@ def prepare_vtab1k(
     folder = Path(output).expanduser() / task
     if (folder / _DONE).is_file():
         return folder
+    with one_writer(folder):
+        return _prepare(spec, source, folder, tfds_folder, progress)
+
+
+def _prepare(
+    spec: VtabTask,
+    source: VtabSource,
+    folder: Path,
+    tfds_folder: str | os.PathLike[str] | None,
+    progress: Progress | None,
+) -> Path:
+    task = spec.name
     builder = _prepared_builder(task, source, tfds_folder)
     splits = _open_splits(builder, source)
     chosen = {
@@ -110,10 +123,11 @@ def unpack_vtab1k(
             _check_room(archive, target, sum(member.file_size for member in members))
             if not tasks:
                 raise DataError(f"The archive {archive} holds no task folder of VTAB-1k ({', '.join(VTAB_TASKS)}).")
-            for done, (member, place) in enumerate(members.items(), start=1):
-                _extract(file, member, place)
-                if progress:
-                    progress("files", done, len(members))
+            with one_writer(target, within=list(VTAB_TASKS)):
+                for done, (member, place) in enumerate(members.items(), start=1):
+                    _extract(file, member, place)
+                    if progress:
+                        progress("files", done, len(members))
     except OSError as error:
         if not Path(archive).exists():
             raise DataError(f"The archive {archive} does not exist.") from error
@@ -157,7 +171,8 @@ def write_checksums(folder: Path) -> None:
     Args:
         folder: The task's folder.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in {".txt", ".png", ".jpg"})
+    visible = (path for path in folder.rglob("*") if not path.name.startswith("."))
+    files = sorted(path for path in visible if path.is_file() and path.suffix in {".txt", ".png", ".jpg"})
     lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     _write_text(folder / CHECKSUMS, "".join(lines))
 

@@ -22,7 +22,7 @@ Example:
     ('cat', 0.97)
 """
 
-from sensitune.runs._compare import compare
+from sensitune.runs._compare import compare, comparing
 from sensitune.runs._config import RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation
 from sensitune.runs._export import export
@@ -50,6 +50,7 @@ __all__ = [
     "Silent",
     "check_finished",
     "compare",
+    "comparing",
     "export",
     "merge",
     "open_image",

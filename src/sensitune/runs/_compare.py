@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from sensitune._lock import one_writer
 from sensitune.errors import ArgumentError
 from sensitune.runs._config import RunConfig
 from sensitune.runs._ingredients import Ingredients
@@ -65,19 +67,43 @@ def compare(
             root / allocation.method, settings, ingredients=ingredients, scores=root / "scores", reporter=reporter
         )
 
+    with comparing(root):
+        return _compare(config, start, methods=methods, uniform_rank=uniform_rank, reporter=reporter)
+
+
+def comparing(path: str | os.PathLike[str]) -> AbstractContextManager[None]:
+    """Be the only one who works in the folder of a comparison; see `sensitune.runs.RunFolder.writing`.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The context.
+    """
+    return one_writer(path, within=[*METHODS, "scores", "figures"])
+
+
+def _compare(
+    config: RunConfig,
+    start: Callable[[AllocationSettings], Run],
+    *,
+    methods: Sequence[str],
+    uniform_rank: int | None,
+    reporter: Reporter,
+) -> list[Run]:
     given = config.allocation
     uniform = replace(given, method="lora", budget=None, tau=None, rank=uniform_rank or given.rank, peft=None)
     budget = given.budget or _cost(start(uniform))
     compared = []
     for name in methods:
-        reporter.stage(METHODS[name].label)
         if METHODS[name].spends_budget:
             settings = replace(given, method=name, budget=budget, tau=None, peft=None)
         else:
             settings = replace(uniform, method=name, peft=given.peft if name == "peft" else None)
-        run = start(settings)
+        compared.append(start(settings))  # all are checked before the first is computed
+    for run in compared:
+        reporter.stage(run.config.method.label)
         run.train()
-        compared.append(run)
     return compared
 
 

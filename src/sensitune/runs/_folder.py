@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sensitune._files import atomic_write
+from sensitune._lock import one_writer
 from sensitune._schema import dump_yaml, load, to_plain, write_json
 from sensitune.errors import RunFolderError
 from sensitune.runs._config import RECORDED_KEY, RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation
 from sensitune.runs._settings import DeviceName
-from sensitune.training import TrainingFolder
+from sensitune.training import Recipe, TrainingFolder
 
 _PACKAGES = ("sensitune", "torch", "torchvision", "timm", "peft", "transformers", "accelerate", "datasets")
 # Where a run is computed does not make it another run.
 _FREE_SETTINGS = frozenset({"compute"})
 # Nor does it matter to a finished run where its images lie by now.
 _FREE_WHEN_FINISHED = _FREE_SETTINGS | {"data.root"}
+# How a run is trained is nobody's business yet where nothing of a training is kept: it was interrupted, or diverged.
+# Where its head starts is: the scores were taken with it.
+_FREE_BEFORE_TRAINING = _FREE_SETTINGS | {f"recipe.{each.name}" for each in fields(Recipe) if each.name != "head_start"}
 
 
 class _Named:
@@ -64,7 +70,11 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], config: RunConfig) -> RunFolder:
-        """Make a run's folder, or come back to one of the same settings, or take over one that holds nothing else.
+        """Make a run's folder, or come back to one of the same settings.
+
+        What a mistake has left is taken over: a folder that holds settings alone with any settings; one whose training
+        has not ended an epoch, or diverged, with another recipe; one whose scores are all there is with another
+        allocation that takes the same scores.
 
         Args:
             path: The folder.
@@ -74,23 +84,72 @@ class RunFolder:
             The run folder.
 
         Raises:
-            RunFolderError: If the folder holds another run (the differing settings are named) or something else.
+            RunFolderError: If the folder holds another run (the differing settings are named) or something else, or
+                another process works there.
         """
         folder = cls(Path(path), config)
-        # Another worker may be making the same folder: its temporary files are nobody's content.
-        names = (
-            [] if not folder.path.is_dir() else [e.name for e in folder.path.iterdir() if not e.name.startswith(".")]
-        )
-        if folder.path.is_file() or (names and folder.settings.name not in names):
-            raise RunFolderError(f"{folder.path} is not empty and not a run folder (no run.yaml). Choose another.")
-        # A run that never got anywhere has left its settings alone: they may have been the mistake.
-        if names and names != [folder.settings.name]:
-            _refuse_other_run(folder, _FREE_SETTINGS)
-            return folder
-        with atomic_write(folder.settings) as temporary:
-            values = config.to_dict() | {RECORDED_KEY: _surroundings()}
-            temporary.write_text(dump_yaml(values), encoding="utf-8")
+        with folder.writing():
+            if not folder.is_of_this_run():
+                folder.write_settings()
         return folder
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Be the only one who works in the folder; within one thread as often as it likes.
+
+        Returns:
+            The context, on whose entry what killed processes have left is removed.
+
+        Raises:
+            RunFolderError: If the folder is none of a run's, or another process works there.
+        """
+        self._names()
+        return one_writer(self.path)
+
+    def _names(self) -> set[str]:
+        """What the folder holds, refused if that is not a run."""
+        # Hidden files are nobody's content: the lock, and what a killed process has left.
+        found = self.path.iterdir() if self.path.is_dir() else ()
+        names = {each.name for each in found if not each.name.startswith(".")}
+        if self.path.is_file() or (names and self.settings.name not in names):
+            raise RunFolderError(f"{self.path} is not empty and not a run folder (no run.yaml). Choose another.")
+        return names
+
+    def is_of_this_run(self) -> bool:
+        """Whether the folder holds these settings already; otherwise they may be written.
+
+        Returns:
+            False if the folder is missing or empty, or what it holds is good for these settings too.
+
+        Raises:
+            RunFolderError: If it holds another run, or something else.
+        """
+        names = self._names()
+        # A run that never got anywhere has left its settings alone: they may have been the mistake.
+        if names <= {self.settings.name}:
+            return False
+        recorded = self._recorded()
+        _refuse_other_run(self, recorded, self._free(names, recorded))
+        return not list(_differences(recorded.to_dict(), self.config.to_dict(), _FREE_SETTINGS))
+
+    def _free(self, names: set[str], recorded: RunConfig) -> frozenset[str]:
+        """What may differ from the recorded settings: all that nothing here was made from."""
+        training = self.training
+        if training.result.name in names or any(training.checkpoints.glob("checkpoint-*")):
+            return _FREE_SETTINGS
+        scored_alike = self.sensitivity.name not in names or recorded.scoring == self.config.scoring
+        if self.allocation.name not in names and scored_alike:
+            return _FREE_BEFORE_TRAINING | {"allocation"}
+        return _FREE_BEFORE_TRAINING
+
+    def _recorded(self) -> RunConfig:
+        return RunConfig.from_yaml(self.settings)
+
+    def write_settings(self) -> None:
+        """Write ``run.yaml``, and let go of a training that has not ended an epoch."""
+        shutil.rmtree(self.training.checkpoints, ignore_errors=True)
+        with atomic_write(self.settings) as temporary:
+            values = self.config.to_dict() | {RECORDED_KEY: _surroundings()}
+            temporary.write_text(dump_yaml(values), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: DeviceName | None = None) -> RunFolder:
@@ -120,6 +179,12 @@ class RunFolder:
     def training(self) -> TrainingFolder:
         """The third stage's results: adapters, metrics, numbers."""
         return TrainingFolder(self.path)
+
+    def remove_checkpoints(self) -> None:
+        """Remove what a finished training went on from: it was killed before it could do so itself."""
+        if self.training.checkpoints.exists() and self.training.result.exists():
+            with self.writing():
+                shutil.rmtree(self.training.checkpoints)
 
     def write_evaluation(self, found: RecordedEvaluation) -> None:
         """Write ``evaluation.json``.
@@ -153,12 +218,11 @@ def check_finished(folder: RunFolder) -> None:
     Raises:
         RunFolderError: If it has other settings than the recorded ones, but for ``compute`` and ``data.root``.
     """
-    _refuse_other_run(folder, _FREE_WHEN_FINISHED)
+    _refuse_other_run(folder, RunConfig.from_yaml(folder.settings), _FREE_WHEN_FINISHED)
 
 
-def _refuse_other_run(folder: RunFolder, free: frozenset[str]) -> None:
-    recorded, asked = RunConfig.from_yaml(folder.settings).to_dict(), folder.config.to_dict()
-    if named := list(_differences(recorded, asked, free)):
+def _refuse_other_run(folder: RunFolder, recorded: RunConfig, free: frozenset[str]) -> None:
+    if named := list(_differences(recorded.to_dict(), folder.config.to_dict(), free)):
         raise RunFolderError(
             f"{folder.path} holds a run with other settings: {', '.join(named)}. "
             "Choose another folder, or the recorded settings."

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from sensitune.backbones import Backbone, BackboneSpec, load_backbone, rebuild_backbone
+from sensitune.backbones import Backbone, BackboneSpec, check_backbone, load_backbone, rebuild_backbone
 from sensitune.data import DataSettings, ImageData, ImageTransform, batches, load_data
 from sensitune.sites import ModelOutline, outline_model
 from sensitune.training import HeadStart, fit_head, resolve_device
@@ -89,8 +89,20 @@ class Ingredients:
     def outline(self, *, split_fused: bool = True) -> ModelOutline:
         """How the method sees the backbone, with q, k and v of a fused projection apart or as the one matrix it is."""
         if split_fused not in self._outlines:
-            self._outlines[split_fused] = outline_model(self.backbone.model, split_fused=split_fused)
+            self._outlines[split_fused] = outline_model(self._loaded.model, split_fused=split_fused)
         return self._outlines[split_fused]
+
+    def check(self, *, drop_path: float) -> None:
+        """Make sure that images and backbone are there and go together.
+
+        Args:
+            drop_path: The highest rate that the backbone will be built with.
+
+        Raises:
+            SensituneError: If they do not, in one sentence.
+        """
+        backbone, _ = self._loaded, self.transform
+        check_backbone(backbone, num_classes=self.data.num_classes, drop_path=drop_path)
 
     def fresh_backbone(self, *, drop_path: float = 0.0) -> Backbone:
         """A backbone for a stage of its own, to be moved, tuned and trained; its weights come from memory."""

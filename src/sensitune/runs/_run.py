@@ -20,11 +20,13 @@ from sensitune.runs._reporter import Reporter, Silent, report_training
 from sensitune.runs._scoring import estimate
 from sensitune.runs._settings import DeviceName
 from sensitune.sensitivity import Sensitivity
+from sensitune.sites import ModelOutline
 from sensitune.training import (
     AdapterManifest,
     AdapterOrigin,
     Evaluation,
     TrainingResult,
+    check_precision,
     evaluate,
     load_tuned,
     read_result,
@@ -69,6 +71,7 @@ class Run:
         self._scores = scores
         self._sensitivity: Sensitivity | None = None
         self._allocation: Allocation | None = None
+        self._placed: Allocation | None = None
         self._origin: AdapterOrigin | None = None
         self._result: TrainingResult | None = None
 
@@ -84,6 +87,8 @@ class Run:
     ) -> Run:
         """Start a run in a folder, or go on with one of the same settings.
 
+        Before anything is written, everything is checked that can be known before anything is computed: see `check`.
+
         Args:
             path: The folder; made if it is missing.
             config: The settings. The group ``compute`` may differ from the recorded one.
@@ -93,8 +98,20 @@ class Run:
 
         Returns:
             The run.
+
+        Raises:
+            RunFolderError: If the folder holds another run or something else, or another process works there.
+            SensituneError: What `check` raises.
         """
-        return cls(RunFolder.open(path, config), ingredients=ingredients, scores=scores, reporter=reporter)
+        folder = RunFolder(Path(path), config)
+        run = cls(folder, ingredients=ingredients, scores=scores, reporter=reporter)
+        with folder.writing():
+            known = folder.is_of_this_run()
+            if read_result(folder.path) is None:
+                run.check()
+            if not known:
+                folder.write_settings()
+        return run
 
     @classmethod
     def load(
@@ -117,6 +134,28 @@ class Run:
         """The settings."""
         return self.folder.config
 
+    def check(self) -> None:
+        """Make sure of all that can be known before anything is computed.
+
+        The device and its arithmetic, the images, the backbone with its weights, that it takes images of the size, and
+        that what is to be tuned and spent has room in it.
+
+        Raises:
+            SensituneError: What is wrong, in one sentence.
+        """
+        config = self.config
+        check_precision(config.recipe.precision, config.compute.device)
+        scored_with = config.sensitivity.drop_path if config.needs_scores else 0.0
+        self.ingredients.check(drop_path=max(config.recipe.drop_path, scored_with))
+        if not self.folder.allocation.exists():
+            self._placed = config.method.check(self)
+
+    def outline(self) -> ModelOutline:
+        """How the run's method sees the backbone."""
+        config = self.config
+        split_fused = config.scoring.sensitivity.split_fused if config.needs_scores else config.method.split_fused
+        return self.ingredients.outline(split_fused=split_fused)
+
     def sensitivity(self) -> Sensitivity:
         """First stage: score every parameter on the training split's first batches; ``sensitivity.safetensors``.
 
@@ -129,7 +168,8 @@ class Run:
                 self.reporter.stage("Scoring every parameter")
                 scoring, device = self.config.scoring, self.config.compute.device
                 path = self.folder.sensitivity if self._scores is None else self._scores / scoring.file_name
-                estimate(scoring, self.ingredients, device=device, progress=self.reporter.step).save(path)
+                with self.folder.writing():
+                    estimate(scoring, self.ingredients, device=device, progress=self.reporter.step).save(path)
             self._sensitivity = Sensitivity.load(path, lazy=True)
         return self._sensitivity
 
@@ -154,18 +194,19 @@ class Run:
             if self.folder.allocation.exists():
                 self._allocation = Allocation.load(self.folder.allocation)
             else:
-                self._allocation = self._allocate()
+                with self.folder.writing():
+                    self._allocation = self._allocate()
         return self._allocation
 
     def _allocate(self) -> Allocation | None:
         config, method, settings = self.config, self.config.method, self.config.allocation
         sensitivity = self.sensitivity() if config.needs_scores else None
         self.reporter.stage("Deciding what is tuned")
-        if sensitivity is None:
-            outline = self.ingredients.outline(split_fused=method.split_fused)
+        if self._placed is not None:
+            allocation: Allocation | None = self._placed
         else:
-            outline = sensitivity.outline
-        allocation = method.allocate(settings, outline, sensitivity, seed=config.seed)
+            outline = self.outline() if sensitivity is None else sensitivity.outline
+            allocation = method.allocate(settings, outline, sensitivity, seed=config.seed)
         if allocation is None:
             return None
         if sensitivity is not None and settings.lora_start == "gradient":
@@ -182,7 +223,12 @@ class Run:
             The training's numbers.
         """
         if self._result is None:
-            self._result = read_result(self.folder.path) or self._train()
+            finished = read_result(self.folder.path)
+            if finished is None:
+                with self.folder.writing():
+                    finished = read_result(self.folder.path) or self._train()
+            self.folder.remove_checkpoints()
+            self._result = finished
         return self._result
 
     def _train(self) -> TrainingResult:
@@ -252,14 +298,20 @@ class Run:
             raise RunFolderError(
                 f"{self.folder.path} has no {adapter.name} yet. Train it first: `sensitune train {self.folder.path}`."
             )
-        self.reporter.stage(f"Evaluating on the {split} split")
         config, splits = self.config, self.ingredients.all_data.dataset
+        check_precision(config.recipe.precision, config.compute.device)
         if split not in splits:
             raise DataError(f"The data has no split {split!r}. It has: {', '.join(splits)}.")
+        self.reporter.stage(f"Evaluating on the {split} split")
+        with self.folder.writing():
+            return self._evaluate(adapter, split, weights)
+
+    def _evaluate(self, adapter: Path, split: str, weights: Weights) -> Evaluation:
+        config = self.config
         model, manifest = load_tuned(adapter, backbone=self.ingredients.fresh_backbone())
         found = evaluate(
             model,
-            splits[split],
+            self.ingredients.all_data.dataset[split],
             manifest.transform,
             batch_size=config.recipe.batch_size,
             device=config.compute.device,

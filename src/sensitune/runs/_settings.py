@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from sensitune._schema import AtLeastOne, NonNegativeInt, PositiveInt, Rule, Share, check
+from annotated_types import Ge, Le
+
+from sensitune._schema import AtLeastOne, PositiveInt, Rule, Share, check
 from sensitune.runs.methods import METHODS, read_peft
 from sensitune.sensitivity import CriterionName
 
@@ -80,7 +82,7 @@ class ComputeSettings:
 
     device: DeviceName = "auto"
     """Where it runs: auto takes CUDA, else Apple's MPS, else the CPU."""
-    num_workers: NonNegativeInt = 0
+    num_workers: Annotated[int, Ge(0), Le(256)] = 0
     """Processes that read images; 0 reads them in this one."""
 
     def __post_init__(self) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from sensitune._files import refuse_overwriting
 from sensitune._schema import to_plain
 from sensitune.backbones import save_checkpoint
-from sensitune.errors import DataError
+from sensitune.errors import ArgumentError, DataError
 from sensitune.runs._folder import RunFolder
 from sensitune.training import load_tuned, predict_probabilities
 
@@ -128,8 +129,15 @@ def merge(
 
     Returns:
         The file.
+
+    Raises:
+        ArgumentError: If `output` is one of the files that are read, or has another suffix.
     """
-    model, manifest = load_tuned(adapter, checkpoint=checkpoint or recorded_checkpoint(adapter))
+    base = checkpoint or recorded_checkpoint(adapter)
+    refuse_overwriting(output, [adapter, *([] if base is None else [base])])
+    if Path(output).suffix != ".safetensors":
+        raise ArgumentError(f"`output` of a merged checkpoint must end in .safetensors. Got {os.fspath(output)!r}.")
+    model, manifest = load_tuned(adapter, checkpoint=base)
     save_checkpoint(
         model.merge_and_unload(safe_merge=True),
         output,

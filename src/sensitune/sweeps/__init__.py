@@ -16,7 +16,7 @@ Example:
 from sensitune.sweeps._collect import SweepRecord, SweepResult, SweepRun, collect
 from sensitune.sweeps._jobs import Job, JobOutcome
 from sensitune.sweeps._key import RunKey
-from sensitune.sweeps._sweep import planned_runs, run_sweep
+from sensitune.sweeps._sweep import planned_runs, run_sweep, sweeping
 from sensitune.sweeps._sweep_config import SweepConfig
 from sensitune.sweeps.engines import EngineName, EngineSettings
 
@@ -33,4 +33,5 @@ __all__ = [
     "collect",
     "planned_runs",
     "run_sweep",
+    "sweeping",
 ]

@@ -68,10 +68,10 @@ def validation_accuracies(config: SweepConfig, root: Path) -> Reached:
 
 def _validation_accuracy(job: Job) -> float | None:
     """A training that diverged counts as 0."""
-    result = read_result(job.folder) if job.finished else None
-    if job.diverged is not None:
-        return 0.0
-    return None if result is None else result.validation_accuracy_last
+    if not job.finished:
+        return None
+    result = read_result(job.folder) if job.diverged is None else None
+    return 0.0 if result is None else result.validation_accuracy_last
 
 
 def choose_settings(config: SweepConfig, reached: Reached) -> Choices:

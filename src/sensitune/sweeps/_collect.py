@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sensitune._schema import NonEmptyText, NonNegative, NonNegativeInt, UnitInterval, load, to_plain, write_json
 from sensitune.runs import RunFolder
-from sensitune.sweeps._choose import Choices, Reached, choose_settings, validation_accuracies
+from sensitune.sweeps._choose import Choices, Reached, choose_settings, choosing_jobs, validation_accuracies
 from sensitune.sweeps._jobs import Job, make_job
 from sensitune.sweeps._key import RunKey
 from sensitune.sweeps._sweep_config import SweepConfig
@@ -190,8 +190,10 @@ def collect(
     root = Path(path)
     reached = validation_accuracies(config, root)
     jobs = final_jobs(config, root, choose_settings(config, reached))
-    diverged = {job.key: job.diverged for job in jobs if job.diverged is not None}
-    return SweepResult(config, tuple(_tested(jobs, root)), num_tested(config), {**diverged, **(failed or {})}, reached)
+    without = {job.key: job.damage for job in choosing_jobs(config, root)}
+    without |= {job.key: job.damage or job.diverged for job in jobs}
+    told = {key: why for key, why in without.items() if why is not None} | dict(failed or {})
+    return SweepResult(config, tuple(_tested(jobs, root)), num_tested(config), told, reached)
 
 
 def num_tested(config: SweepConfig) -> int:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensitune._files import atomic_write
-from sensitune.errors import NonFiniteError, SensituneError
+from sensitune.errors import NonFiniteError, RunFolderError, SensituneError, describe
 from sensitune.runs import Run, RunConfig, RunFolder, check_finished
 from sensitune.sweeps._key import RunKey
 from sensitune.sweeps._sweep_config import SweepConfig
-from sensitune.training import read_result
+from sensitune.training import AdapterManifest, read_result
 
 _DIVERGED = "diverged.txt"
 
@@ -36,16 +36,32 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether everything it is to write is there.
+        """Whether everything it is to write is there, and can be read.
 
         Raises:
             RunFolderError: If it was written by a run with other settings.
         """
-        trained = read_result(self.folder) is not None and (not self.test or self.test_accuracy is not None)
-        if not trained and self.diverged is None:
+        if self.damage is not None or not self._has_ended():
             return False
         check_finished(RunFolder(self.folder, self.config))
         return True
+
+    def _has_ended(self) -> bool:
+        if self.diverged is not None:
+            return True
+        return read_result(self.folder) is not None and (not self.test or self.test_accuracy is not None)
+
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with the files of a run that has got so far; None of one that is whole, or not finished."""
+        try:
+            if self._has_ended():
+                recorded = RunFolder.load(self.folder)
+                if self.diverged is None:
+                    AdapterManifest.load(recorded.training.adapter)
+        except (SensituneError, OSError) as error:
+            return describe(error)
+        return None
 
     @property
     def test_accuracy(self) -> float | None:
@@ -58,9 +74,15 @@ class Job:
 
     @property
     def diverged(self) -> str | None:
-        """Why the training ended before its time, if its loss was not finite: a result, not to be tried again."""
+        """Why the training ended before its time, if its loss was not finite: a result, not to be tried again.
+
+        With another recipe it is: that is the advice it gives.
+        """
         note = self.folder / _DIVERGED
-        return note.read_text(encoding="utf-8") if note.exists() else None
+        if not note.exists():
+            return None
+        tried = RunFolder.load(self.folder).config.recipe
+        return note.read_text(encoding="utf-8", errors="replace") if tried == self.config.recipe else None
 
     def note_divergence(self, error: NonFiniteError) -> None:
         """Write down why the training ended, so that it counts as a result.
@@ -115,18 +137,22 @@ def run_job(job: Job) -> JobOutcome:
     try:
         _run(job)
     except (SensituneError, OSError) as error:
-        return JobOutcome(job.key, str(error), time.perf_counter() - started)
+        return JobOutcome(job.key, describe(error), time.perf_counter() - started)
     return JobOutcome(job.key, None, time.perf_counter() - started)
 
 
 def _run(job: Job) -> None:
+    if (damage := job.damage) is not None:
+        raise RunFolderError(f"{damage} Or remove the folder {job.folder}, and it is run again.")
     if job.finished:
         return
-    run = Run.open(job.folder, job.config, scores=job.scores)
-    try:
-        run.train()
-    except NonFiniteError as error:
-        job.note_divergence(error)
-        raise
-    if job.test:
-        run.evaluate(split="test")
+    with RunFolder(job.folder, job.config).writing():
+        run = Run.open(job.folder, job.config, scores=job.scores)
+        (job.folder / _DIVERGED).unlink(missing_ok=True)  # it was another recipe's
+        try:
+            run.train()
+        except NonFiniteError as error:
+            job.note_divergence(error)
+            raise
+        if job.test:
+            run.evaluate(split="test")

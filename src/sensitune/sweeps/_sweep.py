@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from sensitune.errors import ArgumentError
+from sensitune._files import remove_leftovers
+from sensitune._lock import one_writer
+from sensitune.errors import ArgumentError, SensituneError
+from sensitune.runs import RunFolder
 from sensitune.sweeps._choose import choosing_jobs
 from sensitune.sweeps._collect import SweepResult, collect, final_jobs, num_tested
 from sensitune.sweeps._jobs import Job, JobOutcome, run_job
 from sensitune.sweeps._key import RunKey
 from sensitune.sweeps._sweep_config import SweepConfig
 from sensitune.sweeps.engines import EngineSettings, RunFunction, run_jobs
+from sensitune.training import check_precision
 
 
 def run_sweep(
@@ -44,24 +48,50 @@ def run_sweep(
         ArgumentError: If `path` is a file, or a folder of something else.
         RunFolderError: If a finished run in it has other settings.
     """
-    root = Path(path)
-    _check_folder(root)
-    (root / "runs").mkdir(parents=True, exist_ok=True)
-    failed: dict[RunKey, str] = {}
-    for jobs in (choosing_jobs, final_jobs):
-        _run_phase(jobs(config, root), engine or EngineSettings(), failed, on_done, run)
-    result = collect(config, root, failed=failed)
-    if result.complete:
-        _remove_scores([*choosing_jobs(config, root), *final_jobs(config, root)])
-    result.record.save(root / "results.json")
+    root, settings = Path(path), engine or EngineSettings()
+    _check_devices(config, settings)
+    with sweeping(root):
+        (root / "runs").mkdir(exist_ok=True)
+        failed: dict[RunKey, str] = {}
+        for jobs in (choosing_jobs, final_jobs):
+            _run_phase(jobs(config, root), settings, failed, on_done, run)
+        result = collect(config, root, failed=failed)
+        if result.complete:
+            _remove_scores([*choosing_jobs(config, root), *final_jobs(config, root)])
+        result.record.save(root / "results.json")
     return result
+
+
+def sweeping(path: str | os.PathLike[str]) -> AbstractContextManager[None]:
+    """Be the only one who works in a sweep's folder; see `sensitune.runs.RunFolder.writing`.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The context.
+
+    Raises:
+        ArgumentError: If `path` is a file, or a folder of something else.
+        RunFolderError: If another process works there.
+    """
+    _check_folder(Path(path))
+    return one_writer(path, within=["runs", "scores"])
 
 
 def _check_folder(root: Path) -> None:
     if root.is_file():
         raise ArgumentError(f"A sweep's folder cannot be a file. Got {root}.")
-    if root.is_dir() and any(root.iterdir()) and not (root / "runs").is_dir():
+    if root.is_dir() and not (root / "runs").is_dir() and any(not each.name.startswith(".") for each in root.iterdir()):
         raise ArgumentError(f"{root} is not empty and not a sweep's folder (it has no runs/). Choose another.")
+
+
+def _check_devices(config: SweepConfig, settings: EngineSettings) -> None:
+    """Of this machine; what the nodes of a cluster have is their affair."""
+    if settings.engine == "local":
+        for label in config.methods:
+            asked = config.method_config(label)
+            check_precision(asked.recipe.precision, asked.compute.device)
 
 
 def _remove_scores(jobs: Sequence[Job]) -> None:
@@ -69,8 +99,10 @@ def _remove_scores(jobs: Sequence[Job]) -> None:
     for job in jobs:
         for scoring in job.config.scoring.sufficient():
             (job.scores / scoring.file_name).unlink(missing_ok=True)
+    for scores in {job.scores for job in jobs}:
         with suppress(OSError):  # others are left, or none were there
-            job.scores.rmdir()
+            remove_leftovers(scores)  # a worker that was killed may have left some
+            scores.rmdir()
 
 
 def planned_runs(config: SweepConfig, path: str | os.PathLike[str]) -> list[tuple[str, int, int]]:
@@ -102,12 +134,17 @@ def _run_phase(
     run: RunFunction,
 ) -> None:
     todo = {job.key: job for job in jobs if not job.finished}
+    for job in jobs:
+        if job.key not in todo:
+            with suppress(SensituneError):  # somebody else is at it
+                RunFolder(job.folder, job.config).remove_checkpoints()
     ended = 0
 
     def note(outcome: JobOutcome) -> None:
         nonlocal ended
         ended += 1
-        if outcome.error is not None and todo[outcome.key].diverged is None:
+        job = todo[outcome.key]
+        if outcome.error is not None and (job.damage is not None or job.diverged is None):
             failed[outcome.key] = outcome.error
         if on_done is not None:
             on_done(outcome, ended, len(todo))

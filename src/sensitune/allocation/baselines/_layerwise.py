@@ -13,7 +13,7 @@ from sensitune.allocation._cut import find_cut, indices_above
 from sensitune.allocation._problem import check_scores
 from sensitune.allocation.baselines._sparse import sparse_allocation
 from sensitune.sensitivity import Sensitivity
-from sensitune.sites import Site
+from sensitune.sites import ModelOutline, Site
 
 
 def layerwise_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allocation:
@@ -51,6 +51,20 @@ def layerwise_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allo
             found = indices_above(views, find_cut(views, count))
             sparse |= {site.id: torch.from_numpy(one) for site, (one, _) in zip(layer, found, strict=True) if one.size}
     return sparse_allocation(sensitivity, sparse, budget=asked, rule="layerwise")
+
+
+def check_layerwise_budget(outline: ModelOutline, budget: int | str) -> None:
+    """Refuse what `layerwise_allocation` would refuse even if every score were above zero.
+
+    Args:
+        outline: The model.
+        budget: As in `allocate`, one only.
+
+    Raises:
+        BudgetError: If the budget is below what is always trained, above what can be used, or cannot be read.
+    """
+    layers = sum(site.numel for site in outline.sites if site.kind == "matrix")
+    check_maximum(read_budget(budget, outline), outline.always_trained_params + layers, "the linear layers")
 
 
 def _layers(sites: Sequence[Site]) -> list[list[Site]]:

@@ -45,7 +45,7 @@ def neuron_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allocat
     """
     outline = sensitivity.outline
     asked = read_budget(budget, outline)
-    matrices = [site for site in outline.sites if site.kind == "matrix"]
+    matrices = _matrices(outline)
     params = asked - outline.always_trained_params
     inputs = _inputs_per_neuron(outline, matrices, params)
     left = params - _cost(matrices, inputs)
@@ -56,6 +56,23 @@ def neuron_allocation(sensitivity: Sensitivity, *, budget: int | str) -> Allocat
         for site, (order, _), more in zip(matrices, ranked, further, strict=True)
     }
     return sparse_allocation(sensitivity, sparse, budget=asked, rule="neuron", inputs_per_neuron=inputs)
+
+
+def check_neuron_budget(outline: ModelOutline, budget: int | str) -> None:
+    """Refuse what `neuron_allocation` would refuse whatever the scores.
+
+    Args:
+        outline: The model.
+        budget: As in `allocate`, one only.
+
+    Raises:
+        BudgetError: As there.
+    """
+    _inputs_per_neuron(outline, _matrices(outline), read_budget(budget, outline) - outline.always_trained_params)
+
+
+def _matrices(outline: ModelOutline) -> list[Site]:
+    return [site for site in outline.sites if site.kind == "matrix"]
 
 
 def _cost(matrices: Sequence[Site], inputs: int) -> int:

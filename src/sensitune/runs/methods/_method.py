@@ -92,6 +92,17 @@ class Method(ABC):
         """
         return None
 
+    def check(self, run: Run) -> Allocation | None:
+        """Make sure that what the settings ask for has room in the model, before anything is computed.
+
+        Args:
+            run: A run of this method.
+
+        Returns:
+            The allocation, where it depends on no scores; None where it is still to be found, or there is none.
+        """
+        return None
+
     @abstractmethod
     def make_tuned(self, run: Run) -> PeftModel:
         """The model that is trained, on a fresh backbone of the run; what is random in it is drawn from torch's state.

@@ -12,6 +12,9 @@ from sensitune.allocation import (
     Allocation,
     StructuredType,
     allocate,
+    check_budget,
+    check_knapsack_budget,
+    check_rank,
     knapsack_allocation,
     random_allocation,
     random_structured_allocation,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 Place = Callable[["AllocationSettings", ModelOutline, Sensitivity | None, int], Allocation]
 """(settings, outline, scores or None, seed) -> allocation."""
+Fits = Callable[["AllocationSettings", ModelOutline], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +41,25 @@ class PlacedMethod(Method):
 
     Attributes:
         place: Its rule.
+        fits: Refuses what a rule that follows scores would refuse whatever the scores.
     """
 
     place: Place
+    fits: Fits = lambda settings, outline: None
 
     def allocate(
         self, settings: AllocationSettings, outline: ModelOutline, sensitivity: Sensitivity | None, *, seed: int
     ) -> Allocation:
         """Follow the rule."""
         return self.place(settings, outline, sensitivity, seed)
+
+    def check(self, run: Run) -> Allocation | None:
+        """Refuse what has no room in the model."""
+        settings, outline = run.config.allocation, run.outline()
+        if not self.follows_scores:
+            return self.place(settings, outline, None, run.config.seed)
+        self.fits(settings, outline)
+        return None
 
     def make_tuned(self, run: Run) -> PeftModel:
         """What the run's allocation says; its LoRAs start along the gradient if the settings say so."""
@@ -57,6 +71,36 @@ class PlacedMethod(Method):
         if run.config.allocation.lora_start == "gradient":
             apply_lora_start(tuned, load_lora_start(run.folder.lora_start))
         return tuned
+
+
+def within_what_spt_can_use(structured: StructuredType | None) -> Fits:
+    """What `by_sensitivity` would find out after the scores."""
+
+    def fits(settings: AllocationSettings, outline: ModelOutline) -> None:
+        if settings.placement == "knapsack":
+            check_knapsack_budget(outline, _budget(settings))
+            return
+        check_budget(
+            outline,
+            budget=None if settings.tau is not None else _budget(settings),
+            tau=settings.tau,
+            structured=structured,
+            rank=settings.rank,
+            alpha=settings.alpha,
+            beta=settings.beta,
+            whole_vectors=structured is not None,
+        )
+
+    return fits
+
+
+def within_the_rule(check: Callable[[ModelOutline, int | str], None]) -> Fits:
+    """What a sparse rule of its own would find out after the scores."""
+
+    def fits(settings: AllocationSettings, outline: ModelOutline) -> None:
+        check(outline, _budget(settings))
+
+    return fits
 
 
 def by_sensitivity(structured: StructuredType | None) -> Place:
@@ -98,6 +142,7 @@ def at_random(
     settings: AllocationSettings, outline: ModelOutline, sensitivity: Sensitivity | None, seed: int
 ) -> Allocation:
     """SPT's rule on a random ranking."""
+    check_rank(outline.sites, "lora", settings.rank)
     return random_allocation(
         outline,
         budget=_budget(settings),
@@ -119,6 +164,7 @@ def on_random_matrices(
     settings: AllocationSettings, outline: ModelOutline, sensitivity: Sensitivity | None, seed: int
 ) -> Allocation:
     """LoRAs on matrices drawn at random."""
+    check_rank(outline.sites, "lora", settings.rank)
     return random_structured_allocation(outline, budget=_budget(settings), rank=settings.rank, seed=seed)
 
 
@@ -134,6 +180,7 @@ def everywhere(
     def place(
         settings: AllocationSettings, outline: ModelOutline, sensitivity: Sensitivity | None, seed: int
     ) -> Allocation:
+        check_rank(outline.sites, structured, settings.rank)
         return uniform_allocation(
             outline,
             structured=structured,

@@ -37,6 +37,10 @@ class StockMethod(Method):
         assert isinstance(settings.peft, Mapping)
         return f"{self.label} ({settings.peft['peft_type']})"
 
+    def check(self, run: Run) -> None:
+        """PEFT says whether it can once it has."""
+        self.make_tuned(run)
+
     def make_tuned(self, run: Run) -> PeftModel:
         """What the configuration says, on every linear layer of the backbone unless it names modules."""
         model = run.ingredients.fresh_backbone(drop_path=run.config.recipe.drop_path).model

@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from sensitune.allocation import Allocation, StructuredType, layerwise_allocation, neuron_allocation
+from sensitune.allocation import (
+    Allocation,
+    StructuredType,
+    check_layerwise_budget,
+    check_neuron_budget,
+    layerwise_allocation,
+    neuron_allocation,
+)
 from sensitune.runs.methods._method import Method, Preset, PresetName
 from sensitune.runs.methods._placed import (
     PlacedMethod,
@@ -16,10 +23,13 @@ from sensitune.runs.methods._placed import (
     everywhere,
     on_random_matrices,
     scattered,
+    within_the_rule,
+    within_what_spt_can_use,
 )
 from sensitune.runs.methods._stock import StockMethod
 from sensitune.runs.methods._whole import WholeMethod
 from sensitune.sensitivity import CriterionName
+from sensitune.sites import ModelOutline
 
 _THRESHOLDS = {"placement": "threshold", "alpha": 10.0, "beta": 5.0}
 
@@ -47,12 +57,20 @@ def _spt(
         takes=frozenset(takes | {"placement", "lora_start"} if loras else takes),
         follows_scores=True,
         place=by_sensitivity(structured),
+        fits=within_what_spt_can_use(structured),
         presets=_presets(loras=loras),
         default_preset=default_preset,
     )
 
 
-def _sparse(name: str, label: str, rule: Callable[..., Allocation], *, criterion: CriterionName) -> Method:
+def _sparse(
+    name: str,
+    label: str,
+    rule: Callable[..., Allocation],
+    check: Callable[[ModelOutline, int | str], None],
+    *,
+    criterion: CriterionName,
+) -> Method:
     """A sparse method of another paper's, with the scores that it ranks by."""
     return PlacedMethod(
         name=name,
@@ -61,6 +79,7 @@ def _sparse(name: str, label: str, rule: Callable[..., Allocation], *, criterion
         follows_scores=True,
         criterion=criterion,
         place=by_rule(rule),
+        fits=within_the_rule(check),
     )
 
 
@@ -93,8 +112,20 @@ _ALL: tuple[Method, ...] = (
         place=on_random_matrices,
     ),
     PlacedMethod(name="random-sparse", label="Random entries", takes=frozenset({"budget"}), place=scattered),
-    _sparse("layerwise", "Largest weights of each layer", layerwise_allocation, criterion="magnitude"),
-    _sparse("neuron", "Best inputs of each neuron", neuron_allocation, criterion="absolute_gradient_sum"),
+    _sparse(
+        "layerwise",
+        "Largest weights of each layer",
+        layerwise_allocation,
+        check_layerwise_budget,
+        criterion="magnitude",
+    ),
+    _sparse(
+        "neuron",
+        "Best inputs of each neuron",
+        neuron_allocation,
+        check_neuron_budget,
+        criterion="absolute_gradient_sum",
+    ),
     PlacedMethod(name="vectors", label="Biases, norms and scales", place=everywhere(None, vectors=True)),
     PlacedMethod(name="head", label="Head only", place=everywhere(None, train_tokens=False)),
     WholeMethod(name="full", label="Full fine-tuning"),
