@@ -51,7 +51,7 @@ bench-accuracy: install  ## methods at one budget on eleven small tasks (4 hours
 	  --output benchmarks/results/accuracy_cpu.json
 
 # Every run is a row in benchmarks/results/accuracy_long.jsonl: interrupt it at will, on any machine the rest goes on.
-STUDY := long_probe long_start long
+STUDY := long_probe long_start long_regularisation long long_draws
 study: install  ## the long profile: what is left of some 600 runs of minutes each (needs apt-get and npm)
 	$(BIN)/python benchmarks/accuracy/prepare.py
 	$(BIN)/python benchmarks/accuracy/shrink.py --image-size 70

@@ -1,6 +1,7 @@
 """Do the tasks need the pretrained backbone? Linear probes on its features, on a random one's, on pixels, on colours.
 
     python benchmarks/accuracy/probe.py --output benchmarks/results/accuracy_probe.json
+    python benchmarks/accuracy/probe.py --image-size 70 --output benchmarks/results/accuracy_probe_70.json
 
 Multinomial logistic regression on standardised features, its L2 strength chosen on the validation split; accuracy on
 (at most 500 pictures of) the test split. Features are kept in the cache: an interrupted run goes on where it stopped.
@@ -25,23 +26,23 @@ from torch.nn import functional
 from sensitune.backbones import BackboneSpec, load_backbone
 from sensitune.data import ImageTransform, batches, load_data
 
-IMAGE_SIZE, NUM_BLOCKS = 98, 6
+NUM_BLOCKS = 6
 MOST_TEST = 500
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 SPLITS = ("train", "validation", "test")
 Extract = Callable[[Tensor], Tensor]
 
 
-def pretrained() -> Extract:
+def pretrained(image_size: int) -> Extract:
     """The suite's backbone without its head."""
-    spec = BackboneSpec("dinov2_vit_s14_focus", image_size=IMAGE_SIZE, num_blocks=NUM_BLOCKS)
+    spec = BackboneSpec("dinov2_vit_s14_focus", image_size=image_size, num_blocks=NUM_BLOCKS)
     return _features_of(load_backbone(spec, num_classes=2).model)
 
 
-def untrained() -> Extract:
+def untrained(image_size: int) -> Extract:
     """The same architecture with timm's initialisation."""
     torch.manual_seed(0)
-    options = {"img_size": IMAGE_SIZE, "depth": NUM_BLOCKS, "num_classes": 2}
+    options = {"img_size": image_size, "depth": NUM_BLOCKS, "num_classes": 2}
     return _features_of(timm.create_model("vit_small_patch14_dinov2.lvd142m", **options))
 
 
@@ -62,19 +63,19 @@ def colours(images: Tensor) -> Tensor:
     return functional.one_hot(index, 64).float().mean(1)
 
 
-SOURCES: dict[str, Callable[[], Extract]] = {
+SOURCES: dict[str, Callable[[int], Extract]] = {
     "pretrained": pretrained,
     "random": untrained,
-    "pixels": lambda: pixels,
-    "colours": lambda: colours,
+    "pixels": lambda image_size: pixels,
+    "colours": lambda image_size: colours,
 }
 
 
 @torch.no_grad()
-def features(extract: Extract, split: Dataset) -> Tensor:
+def features(extract: Extract, split: Dataset, image_size: int) -> Tensor:
     """Features of a split's pictures ``[n, d]``."""
     return torch.cat(
-        [extract(images).float() for images, _ in batches(split, ImageTransform(IMAGE_SIZE), batch_size=50)]
+        [extract(images).float() for images, _ in batches(split, ImageTransform(image_size), batch_size=50)]
     )
 
 
@@ -110,7 +111,7 @@ def accuracy(fitted: tuple[Tensor, Tensor], table: Tensor, labels: Tensor) -> fl
     return float(((table @ weight.T + bias).argmax(1) == labels).float().mean())
 
 
-def measure(task: str, cache: Path) -> dict[str, float]:
+def measure(task: str, cache: Path, image_size: int) -> dict[str, float]:
     """Accuracy of every source of features on a task, and of always answering the most frequent class."""
     data = load_data(cache / "tasks" / task).dataset
     splits = {
@@ -119,11 +120,11 @@ def measure(task: str, cache: Path) -> dict[str, float]:
     labels = {name: torch.tensor(split["label"][:]) for name, split in splits.items()}
     found = {"majority": float(labels["test"].bincount().max() / len(labels["test"]))}
     for source, make in SOURCES.items():
-        path = cache / "features" / f"{task}-{source}.safetensors"
+        path = cache / "features" / f"{task}-{source}-{image_size}.safetensors"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            extract = make()
-            save_file({name: features(extract, split) for name, split in splits.items()}, path)
+            extract = make(image_size)
+            save_file({name: features(extract, split, image_size) for name, split in splits.items()}, path)
         found[source] = probe(load_file(path), labels)
     return found
 
@@ -132,6 +133,7 @@ def main() -> None:
     """Print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--image-size", type=int, default=98)
     parser.add_argument("--output", type=Path, default=None)
     arguments = parser.parse_args()
     disable_progress_bars()
@@ -139,10 +141,13 @@ def main() -> None:
     print(f"| task | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}", flush=True)
     rows = {}
     for task in TASKS:
-        rows[task] = {name: round(100 * value, 1) for name, value in measure(task, arguments.cache).items()}
+        rows[task] = {
+            name: round(100 * value, 1) for name, value in measure(task, arguments.cache, arguments.image_size).items()
+        }
         print(f"| {task} | {' | '.join(str(rows[task][name]) for name in columns)} |", flush=True)
     if arguments.output is not None:
-        header = {"command": "python benchmarks/accuracy/probe.py", "date": datetime.now(UTC).date().isoformat()}
+        command = f"python benchmarks/accuracy/probe.py --image-size {arguments.image_size}"
+        header = {"command": command, "date": datetime.now(UTC).date().isoformat()}
         arguments.output.write_text(json.dumps(header | {"test_accuracy": rows}, indent=1) + "\n", encoding="utf-8")
 
 
