@@ -58,21 +58,25 @@ def _run(key: RunKey, row: Row) -> SweepRun:
     return SweepRun(key, row.test_accuracy, row.validation_accuracy, row.trainable_params, row.seconds, "")
 
 
-def joined(first: SweepResult, second: SweepResult) -> SweepResult:
-    """Two profiles of the same tasks and seeds as one table; the second's methods come first."""
-    config = replace(first.config, methods={**second.config.methods, **first.config.methods})
-    return SweepResult(
-        config,
-        (*second.runs, *first.runs),
-        first.num_runs + second.num_runs,
-        {**first.failed, **second.failed},
-        {},
-    )
+def with_probe(result: SweepResult, probe: SweepResult) -> SweepResult:
+    """A profile's table with the linear probe first, whose one run stands for every seed: none of it is random.
+
+    Args:
+        result: The profile.
+        probe: The probe's runs.
+
+    Returns:
+        Both.
+    """
+    config = replace(result.config, methods={**probe.config.methods, **result.config.methods})
+    runs = tuple(replace(run, key=replace(run.key, seed=seed)) for run in probe.runs for seed in result.config.seeds)
+    planned = probe.num_runs * len(result.config.seeds)
+    return SweepResult(config, (*runs, *result.runs), result.num_runs + planned, result.failed, {})
 
 
 def long_table() -> str:
     """Every method of the long profile."""
-    result = joined(result_of("long"), result_of("long_probe"))
+    result = with_probe(result_of("long"), result_of("long_probe"))
     if not result.runs:
         return "No run yet.\n"
     ours = [
