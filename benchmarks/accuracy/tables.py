@@ -79,10 +79,9 @@ def long_table() -> str:
     result = with_probe(result_of("long"), result_of("long_probe"))
     if not result.runs:
         return "No run yet.\n"
-    ours = [
-        label for label in ("SPT-LoRA, preset best", "SPT-LoRA") if any(run.key.method == label for run in result.runs)
-    ]
-    return markdown(summarise(result, ours or [result.runs[0].key.method]), ours)
+    ran = {run.key.method for run in result.runs}
+    ours = [label for label in ("SPT-LoRA, preset best", "SPT-LoRA") if label in ran] or [result.runs[0].key.method]
+    return markdown(summarise(result, ours), ours)
 
 
 def start_table() -> str:
