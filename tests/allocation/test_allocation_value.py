@@ -167,6 +167,10 @@ def count_below_zero(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None
     header["outline"]["head_params"] = -1
 
 
+def claim_a_rank(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
+    header["structured"] = {"blocks.0.matrix": 10**9}
+
+
 def add_a_setting(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
     header["ranks"] = 3
 
@@ -188,6 +192,7 @@ def add_a_setting(_: dict[str, torch.Tensor], header: dict[str, Any]) -> None:
             r"is damaged: `outline.sites\[0\].rows` must be a start and a stop behind it, or null. Got \[3, 1\]",
         ),
         (count_below_zero, "is damaged: `outline.head_params` must be a whole number of at least 0. Got -1"),
+        (claim_a_rank, "is damaged: The rank 1,000,000,000 of `blocks.0.matrix` is above both sides of every matrix"),
         (add_a_setting, "is damaged: `ranks` is not a setting"),
     ],
 )

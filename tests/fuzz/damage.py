@@ -17,6 +17,9 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import load, save
+from tensor_files import seal
+
+from sensitune._tensor_file import checksum
 
 Change = Callable[[random.Random, bytes], bytes]
 
@@ -267,6 +270,18 @@ def change_metadata(rng: random.Random, data: bytes) -> bytes:
     return save(load(data), metadata)
 
 
+def change_and_seal(rng: random.Random, data: bytes) -> bytes:
+    """Change a tensor, or the document, of a file of Sensitune's own, and make its checksums right again."""
+    tensors = load(data)
+    document = json.loads(_header(data)["__metadata__"]["sensitune"])
+    if rng.random() < 0.5:
+        tensors = change_one(rng, tensors)
+        document["tensors"] = {name: checksum(tensor) for name, tensor in tensors.items()}
+    else:
+        document = change_document(rng, document)
+    return save(tensors, seal(write_document(document)))
+
+
 def _length(data: bytes) -> int:
     return int(struct.unpack("<Q", data[:8])[0])
 
@@ -276,6 +291,7 @@ def _header(data: bytes) -> dict[str, Any]:
     return header
 
 
+SEALED: tuple[Change, ...] = (change_and_seal,)
 TENSORS: tuple[Change, ...] = (*(change_tensors,) * 8, *(change_metadata,) * 4, change_header, claim_much, *BYTES)
 
 
@@ -428,3 +444,13 @@ def change_a_cell(rng: random.Random, data: bytes) -> bytes:
 
 
 CSV: tuple[Change, ...] = (*(change_a_cell,) * 5, drop_a_line, *BYTES)
+
+
+# -- model cards ------------------------------------------------------------------------------------------------------
+
+
+def misuse_front_matter(rng: random.Random, data: bytes) -> bytes:
+    return b"---\n" + misuse_yaml(rng, b"tags: [x]\n") + b"\n---\n" + data
+
+
+CARD: tuple[Change, ...] = (*(misuse_front_matter,) * 6, *BYTES)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from damage import BYTES, CSV, JSON, LINES, NPZ, PICKLE, TENSORS, YAML, ZIP, Change
+from damage import BYTES, CARD, CSV, JSON, LINES, NPZ, PICKLE, SEALED, TENSORS, YAML, ZIP, Change
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import save_file
@@ -36,7 +36,7 @@ from sensitune.training import AdapterManifest, AdapterOrigin, Recipe, TrainingR
 from sensitune.training._checkpoints import TrainingSetting, open_checkpoints
 from sensitune.training._result import EpochMetrics, TrainingFolder, write_metrics, write_result
 from sensitune.training._weights import save_weights
-from sensitune.tuner import SptConfig
+from sensitune.tuner import ModelCard, SptConfig
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,11 @@ def _read_plain_adapter(folder: Path) -> Any:
     model = PeftModel.from_pretrained(tiny_vit(), folder / "adapter").eval()
     with torch.no_grad():
         return model(IMAGES)
+
+
+def _read_card(folder: Path) -> Any:
+    ModelCard("A title", "A summary.", {}, metadata={"base_model": "x"}).write(folder / "adapter")
+    return (folder / "adapter" / "README.md").read_text()
 
 
 def _read_manifest(folder: Path) -> Any:
@@ -367,18 +372,15 @@ def _read_zip(folder: Path) -> Any:
     return tasks, {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-_ADAPTER_FILES = {
-    "adapter/adapter_config.json": JSON,
-    "adapter/adapter_model.safetensors": TENSORS,
-    "adapter/sensitune.json": JSON,
-}
-
 KINDS: dict[str, Kind] = {
     "sensitivity": Kind(_make_sensitivity, {"s.safetensors": TENSORS}, _read_sensitivity),
     "sensitivity, lazily": Kind(_make_sensitivity, {"s.safetensors": TENSORS}, _read_sensitivity_lazily),
     "allocation": Kind(_make_allocation, {"a.safetensors": TENSORS}, _read_allocation),
     "LoRA start": Kind(_make_lora_start, {"l.safetensors": TENSORS}, _read_lora_start),
+    "sensitivity, sealed again": Kind(_make_sensitivity, {"s.safetensors": SEALED}, _read_sensitivity, sealed=False),
+    "allocation, sealed again": Kind(_make_allocation, {"a.safetensors": SEALED}, _read_allocation, sealed=False),
     "adapter weights": Kind(_make_adapter, {"adapter/adapter_model.safetensors": TENSORS}, _read_adapter),
+    "model card": Kind(_make_adapter, {"adapter/README.md": CARD}, _read_card, sealed=False),
     "adapter config": Kind(_make_adapter, {"adapter/adapter_config.json": JSON}, _read_adapter),
     "LoRA adapter": Kind(
         _make_lora,

@@ -15,6 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from tuned_models import tiny_vit, trained
 
 from sensitune.allocation import random_allocation
+from sensitune.errors import AdapterFileError
 from sensitune.sites import outline_model
 from sensitune.tuner import ModelCard, SptConfig, adapter_card
 
@@ -194,3 +195,18 @@ def test_only_what_follows_the_sensitivity_is_said_to() -> None:
     claim = "that the task's loss is most sensitive to"
     assert claim not in adapter_card(spt_config()).summary  # placed at random
     assert claim in adapter_card(replace(spt_config(), rule="spt")).summary
+
+
+@pytest.mark.parametrize(
+    ("card", "reason"),
+    [
+        (b"---\na: &a [x, x]\nb: &b [*a, *a]\ntags: [*b]\n---\n", r"an alias \(\*\) is not allowed in line 2"),
+        (b"---\ntags: [\n---\n", "in line"),
+        (b"# Caf\xe9", "can't decode byte 0xe9"),
+    ],
+)
+def test_a_card_that_cannot_be_read_is_named_and_left_alone(card: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(card)
+    with pytest.raises(AdapterFileError, match=rf"README.md cannot be read: .*{reason}.* it is written anew"):
+        ModelCard("A title", "A summary.", {}).write(tmp_path)
+    assert (tmp_path / "README.md").read_bytes() == card

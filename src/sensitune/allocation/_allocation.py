@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sensitune._schema import AtLeastOne, NonNegativeInt, PositiveInt
+from sensitune._schema import AtLeastOne, NonNegativeInt, PositiveInt, show_name
 from sensitune._tensor_file import load_tensor_file, naming_damage, save_tensor_file
 from sensitune.allocation._cost import StructuredType, module_params
 from sensitune.allocation._rows import SiteRow, Tuning, format_rows
@@ -84,7 +84,8 @@ class Allocation:
             ArgumentError: If the model has no such ranked site.
         """
         if site_id not in self._sites:
-            raise ArgumentError(f"`{site_id}` is not one of the {len(self._sites)} sites that the model ranks.")
+            known = f"one of the {len(self._sites)} sites that the model ranks"
+            raise ArgumentError(f"`{show_name(site_id)}` is not {known}.")
         return self._sites[site_id]
 
     @property
@@ -195,6 +196,7 @@ class Allocation:
         tensors, content = load_tensor_file(path, kind=_KIND, content=_Content, rule=_complaint)
         sparse = {name: indices.to(torch.int64) for name, indices in tensors.items()}
         with naming_damage(path, ArgumentError):
+            _refuse_claims(content)
             return cls(sparse=sparse, **{each.name: getattr(content, each.name) for each in fields(_Content)})
 
 
@@ -213,6 +215,14 @@ class _Content:
     rule: str
     always_trained: tuple[str, ...]
     metadata: Mapping[str, Any]
+
+
+def _refuse_claims(content: _Content) -> None:
+    """A rank says how much memory a module takes; one above both sides of every matrix is none that was chosen."""
+    longest = max((max(site.shape[:2]) for site in content.outline.sites if site.kind == "matrix"), default=0)
+    for name, rank in content.structured.items():
+        if rank > longest:
+            raise ArgumentError(f"The rank {rank:,} of `{show_name(name)}` is above both sides of every matrix.")
 
 
 def _stored(site: Site, indices: torch.Tensor) -> torch.Tensor:
@@ -245,7 +255,7 @@ def _check_sites(allocation: Allocation) -> None:
         seen.add(name)
     for name in allocation.always_trained:
         if name not in allocation.outline.always_trained:
-            raise ArgumentError(f"`{name}` is not a parameter that the model always trains.")
+            raise ArgumentError(f"`{show_name(name)}` is not a parameter that the model always trains.")
 
 
 def _check_kind(site: Site, kind: str, tuning: str) -> None:

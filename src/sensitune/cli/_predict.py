@@ -35,6 +35,7 @@ def predict(
     device: DeviceName = "auto",
     batch_size: int = 64,
     skip_unreadable: bool = False,
+    max_pixels: int | None = None,
 ) -> None:
     """Predict the classes of image files from an adapter folder and its backbone.
 
@@ -49,6 +50,7 @@ def predict(
         device: Where it runs.
         batch_size: Images that go through the model at once.
         skip_unreadable: Leave damaged images out and name them, instead of stopping at the first.
+        max_pixels: Pixels that an image may have before it counts as damaged; 89 million by default.
     """
     if output is not None:
         refuse_overwriting(output, [adapter, *images, *([] if checkpoint is None else [checkpoint])])
@@ -60,6 +62,7 @@ def predict(
             device=device,
             batch_size=batch_size,
             skip_unreadable=skip_unreadable,
+            max_pixels=max_pixels,
         )
         for path in predictions.skipped:
             warn(f"skipped {path}: it cannot be read")

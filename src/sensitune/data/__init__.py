@@ -18,6 +18,7 @@ Example:
 from sensitune.data._batches import PreparedImages, batches
 from sensitune.data._fgvc import FGVC_DATASETS
 from sensitune.data._folder import load_image_folder
+from sensitune.data._image_file import open_image
 from sensitune.data._load import load_data
 from sensitune.data._settings import DataSettings
 from sensitune.data._transform import ImageTransform
@@ -38,6 +39,7 @@ __all__ = [
     "load_data",
     "load_image_folder",
     "load_vtab1k",
+    "open_image",
     "prepare_vtab1k",
     "unpack_vtab1k",
     "vtab_task",

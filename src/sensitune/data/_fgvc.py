@@ -131,4 +131,4 @@ def _image(folder: Path, spec: FgvcDataset, name: str, source: str) -> Path:
     """Cars come as ``cars_train/`` and ``cars_test/`` or as ``car_ims/``; mirrors nest each once more in itself."""
     path = path_inside(folder / spec.images, name, where=source)
     nested = path.parent / path.parent.name / path.name
-    return nested if spec.name == "cars" and not path.exists() and nested.exists() else path
+    return nested if spec.name == "cars" and not os.path.exists(path) and os.path.exists(nested) else path

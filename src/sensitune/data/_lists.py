@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -81,11 +82,12 @@ def path_inside(folder: Path, relative: str, *, where: str) -> Path:
             f"{where} names {shorten(relative)}, which leaves the folder {folder}. Paths must stay inside it."
         )
     path = folder.joinpath(*parts)
-    if path.exists() or relative.isascii():
+    # `os.path` says no of a name that is too long for any file, where `Path` raises.
+    if os.path.exists(path) or relative.isascii():
         return path
     # The list and the disk may write é differently: as one character, or as e and an accent.
     forms = [folder.joinpath(*(unicodedata.normalize(form, part) for part in parts)) for form in ("NFC", "NFD")]
-    return next((form for form in forms if form.exists()), path)
+    return next((form for form in forms if os.path.exists(form)), path)
 
 
 def check_exist(files: Iterable[LabelledFile], *, source: str) -> None:
@@ -98,7 +100,7 @@ def check_exist(files: Iterable[LabelledFile], *, source: str) -> None:
     Raises:
         DataError: If a file is missing.
     """
-    missing = [file.path for file in files if not _is_file(file.path)]
+    missing = [file.path for file in files if not os.path.isfile(file.path)]
     if missing:
         more = f", and {len(missing) - 1:,} more that are missing" if len(missing) > 1 else ""
         raise DataError(
@@ -109,13 +111,6 @@ def check_exist(files: Iterable[LabelledFile], *, source: str) -> None:
 def _shown(path: Path) -> str:
     name = str(path)
     return name if name.isprintable() and len(path.name) < 256 else shorten(name)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long for any file
-        return False
 
 
 def check_count(files: Sequence[LabelledFile], *, expected: Sequence[int], source: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from sensitune._files import refuse_overwriting
 from sensitune._schema import to_plain
 from sensitune.backbones import save_checkpoint
+from sensitune.data import open_image as open_undecoded
 from sensitune.errors import ArgumentError, DataError
 from sensitune.runs._folder import RunFolder
 from sensitune.training import load_tuned, predict_probabilities
@@ -55,6 +56,7 @@ def predict(
     batch_size: int = 64,
     device: str = "auto",
     skip_unreadable: bool = False,
+    max_pixels: int | None = None,
 ) -> Predictions:
     """Predict from an adapter folder alone plus its backbone.
 
@@ -65,6 +67,7 @@ def predict(
         batch_size: Images per forward pass.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         skip_unreadable: Leave damaged images out instead of stopping at the first.
+        max_pixels: Pixels that an image may have; None is Pillow's limit, 89 million.
 
     Returns:
         The predictions, in the order of `images`.
@@ -79,7 +82,7 @@ def predict(
     def decoded() -> Iterator[Image.Image]:
         for path in map(Path, images):
             try:
-                image = open_image(path)
+                image = open_image(path, max_pixels=max_pixels)
             except DataError:
                 if not skip_unreadable:
                     raise
@@ -92,20 +95,21 @@ def predict(
     return Predictions(tuple(read), manifest.class_names, probabilities, tuple(skipped))
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, *, max_pixels: int | None = None) -> Image.Image:
     """Decode an image whole.
 
     Args:
         path: The file.
+        max_pixels: Pixels that it may have; None is Pillow's limit, 89 million.
 
     Returns:
         The image.
 
     Raises:
-        DataError: If it is missing, damaged, or not an image.
+        DataError: If it is missing, damaged, too large, or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with open_undecoded(path, max_pixels=max_pixels) as image:
             image.load()
             return image
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
