@@ -33,6 +33,7 @@ def settings(squares: Path) -> list[str]:
         *("--backbone.image-size", "32", "--backbone.num-blocks", "2"),
         *("--data", str(squares), "--rank", "4", "--device", "cpu"),
         *("--sensitivity.num-batches", "2", "--sensitivity.batch-size", "4"),
+        "--sensitivity.keep-halves",
         *("--epochs", "2", "--batch-size", "8"),
     ]
 

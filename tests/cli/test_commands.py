@@ -134,6 +134,7 @@ def test_run_shows_its_tables_and_where_everything_is(
     captured = capsys.readouterr()
     assert "9,000" in captured.out
     assert "SPT-LoRA" in captured.out
+    assert re.search(r"^\d+ of \d+ modules stay under resampling: chosen by either half", captured.out, re.MULTILINE)
     assert f"adapter (last epoch): {finished / 'adapter'}\n" in captured.out
     assert f"report: {finished / 'report.md'}\n" in captured.out
     assert "\x1b" not in captured.out

@@ -72,6 +72,19 @@ def test_run_yaml_records_settings_and_versions(finished: RunFolder, config: Run
     assert RunFolder.load(finished.path).config == config
 
 
+def test_a_run_knows_how_many_modules_stay_under_resampling(config: RunConfig, tmp_path: Path) -> None:
+    kept = changed(config, sensitivity={"num_batches": 4, "keep_halves": True})
+    run = Run.open(tmp_path / "run", kept)
+    allocation, stability = run.allocation(), run.stability()
+    assert allocation is not None
+    assert stability is not None
+    assert stability.modules == len(allocation.structured)
+    assert 0 < stability.modules_kept <= stability.modules
+    without = Run.open(tmp_path / "without", changed(kept, sensitivity={"keep_halves": False}))
+    assert without.stability() is None
+    assert run.config.scoring.file_name != without.config.scoring.file_name
+
+
 def test_finished_stages_are_not_computed_again(finished: RunFolder, tmp_path: Path) -> None:
     folder = copied(finished, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}

@@ -38,6 +38,7 @@ from sensitune.allocation._lora_start import compute_lora_start
 from sensitune.allocation._published import load_published_allocation
 from sensitune.allocation._room import check_budget, check_knapsack_budget
 from sensitune.allocation._rows import GroupRow, SiteRow, group_rows
+from sensitune.allocation._stability import Stability, placement_stability
 from sensitune.allocation.baselines import (
     check_layerwise_budget,
     check_neuron_budget,
@@ -52,6 +53,7 @@ __all__ = [
     "Allocation",
     "GroupRow",
     "SiteRow",
+    "Stability",
     "StructuredType",
     "allocate",
     "check_budget",
@@ -68,6 +70,7 @@ __all__ = [
     "module_params",
     "neuron_allocation",
     "parse_budget",
+    "placement_stability",
     "random_allocation",
     "random_structured_allocation",
     "uniform_allocation",

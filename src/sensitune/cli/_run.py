@@ -33,6 +33,8 @@ def _show(console: Console, run: Run) -> None:
     written = write_report(folder.path, allocation, sensitivity=run.known_sensitivity(), comparison=[row])
     if allocation is not None:
         console.print(allocation_table(allocation))
+    if (stability := run.stability()) is not None:
+        console.print(f"{stability}: chosen by either half of the batches too.")
     console.print(comparison_table([row], title="Result"))
     show_path(console, "adapter (last epoch)", folder.training.adapter)
     if result.chosen_epoch is not None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 from sensitune._schema import to_plain
 from sensitune.backbones import BackboneSpec
@@ -39,14 +40,17 @@ class Scoring:
     @property
     def file_name(self) -> str:
         """What the scores' file is called where several runs share theirs: 16 hexadecimal digits stand for it all."""
-        settings = json.dumps(to_plain(self), sort_keys=True)
+        plain = to_plain(self)
+        if not self.sensitivity.keep_halves:  # named as before there were any
+            del plain["sensitivity"]["keep_halves"]
+        settings = json.dumps(plain, sort_keys=True)
         return f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.safetensors"
 
     def sufficient(self) -> Iterator[Scoring]:
-        """Whose scores will do: its own, and those that have the gradients beside them."""
-        yield self
-        if not self.sensitivity.keep_gradients:
-            yield replace(self, sensitivity=replace(self.sensitivity, keep_gradients=True))
+        """Whose scores will do: its own, and those that have gradients or halves beside them."""
+        own = self.sensitivity
+        for gradients, halves in product(*(sorted({each, True}) for each in (own.keep_gradients, own.keep_halves))):
+            yield replace(self, sensitivity=replace(own, keep_gradients=gradients, keep_halves=halves))
 
 
 def estimate(
@@ -80,6 +84,7 @@ def estimate(
         sites=ingredients.outline(split_fused=settings.split_fused),
         micro_batch_size=settings.micro_batch_size,
         keep_gradients=settings.keep_gradients,
+        keep_halves=settings.keep_halves,
         dropout=settings.drop_path > 0,
         seed=scoring.seed,
         progress=progress,

@@ -37,6 +37,10 @@ class SensitivitySettings:
     keep_gradients: bool = False
     """Keep the sum of the gradients beside the scores; what looks at their directions switches it on itself."""
 
+    keep_halves: bool = False
+    """Keep the scores of each half of the batches too, so that `sensitune run` says how many modules either half alone
+    would have placed; costs the memory and the file of one more score per parameter."""
+
     def __post_init__(self) -> None:
         check(self)
 

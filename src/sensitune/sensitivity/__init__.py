@@ -22,7 +22,8 @@ criterion                       score                       it asks
 ``random``                      uniform in (0, 1]           nothing at all: what a choice without information costs
 =============================== =========================== ==========================================================
 
-With ``keep_gradients=True`` the same pass also returns Σ g itself, as `Sensitivity.gradients`.
+With ``keep_gradients=True`` the same pass also returns Σ g itself, as `Sensitivity.gradients`; with
+``keep_halves=True`` the scores of every second batch and of the others, as `Sensitivity.halves`.
 
 Example:
     >>> import torch

@@ -28,10 +28,12 @@ class Accumulator:
     """What a criterion adds up over the batches of a pass, for some parameters.
 
     Attributes:
-        sums: Parameter name -> sum so far, for each term of the criterion; then for the gradients, if they are kept.
+        sums: Parameter name -> sum so far, for each term of the criterion; then for the gradients, if they are kept;
+            then for each term over every second batch, if the halves are kept.
         seen: Names of the parameters that had a gradient in at least one batch.
         complete: Set before a backward pass: False while the gradients of a batch are still being added up over its
             micro-batches, True for the last of them.
+        second: Set before a batch: True for every second one.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class Accumulator:
         score_device: torch.device | None = None,
         *,
         keep_gradients: bool = False,
+        keep_halves: bool = False,
     ) -> None:
-        dtypes = [score_dtype] * len(criterion.terms) + [torch.float32] * keep_gradients
+        own = [score_dtype] * len(criterion.terms)
+        dtypes = own + [torch.float32] * keep_gradients + own * keep_halves
         self.sums = [
             {
                 name: torch.zeros(parameter.shape, dtype=dtype, device=score_device or parameter.device)
@@ -53,6 +57,7 @@ class Accumulator:
         ]
         self.seen: set[str] = set()
         self.complete = True
+        self.second = False
         self._parameters = parameters
         self._criterion = criterion
         self._terms = criterion.terms + (plain_gradient,) * keep_gradients
@@ -63,11 +68,35 @@ class Accumulator:
         finished = self._criterion.finish(self.sums[: len(self._criterion.terms)], sites)
         return {name: score.cpu() for name, score in finished.items()}
 
+    def halves(self, sites: Sequence[Site]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
+        """The scores of the first, third, ... batch and of the others on the CPU in bfloat16, if they are kept.
+
+        The first is what the second leaves of the whole; their sums are used up.
+
+        Args:
+            sites: The ranked sites.
+
+        Returns:
+            Parameter name -> score, twice; to be asked before `scores`.
+        """
+        number = len(self._criterion.terms)
+        if len(self.sums) == len(self._terms):
+            return None
+        whole, second = self.sums[:number], self.sums[-number:]
+        first = [
+            {name: total - part[name] for name, total in sums.items()} for sums, part in zip(whole, second, strict=True)
+        ]
+        one, other = (
+            {name: score.clamp_(min=0).to("cpu", torch.bfloat16) for name, score in finished.items()}
+            for finished in (self._criterion.finish(sums, sites) for sums in (first, second))
+        )
+        return one, other
+
     def gradients(self) -> dict[str, torch.Tensor] | None:
         """Parameter name -> sum of the gradients on the CPU in float32, if they are kept."""
         if len(self._terms) == len(self._criterion.terms):
             return None
-        return {name: total.cpu() for name, total in self.sums[-1].items()}
+        return {name: total.cpu() for name, total in self.sums[len(self._criterion.terms)].items()}
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -112,8 +141,10 @@ class Accumulator:
             )
         arrived, parameter.grad = parameter.grad, None
         assert arrived is not None
-        sums = [total[name] for total in self.sums]
-        self._totals[name] = add_contributions(sums, parameter.detach(), arrived, self._terms)
+        # The halves' sums come last, and only every second batch is added to them.
+        terms = self._terms + self._criterion.terms * (self.second and len(self.sums) > len(self._terms))
+        sums = [total[name] for total in self.sums[: len(terms)]]
+        self._totals[name] = add_contributions(sums, parameter.detach(), arrived, terms)
 
 
 @torch.no_grad()

@@ -40,6 +40,7 @@ def estimate_sensitivity(
     score_device: torch.device | str | None = None,
     micro_batch_size: int | None = None,
     keep_gradients: bool = False,
+    keep_halves: bool = False,
     dropout: bool = False,
     distributed: bool = True,
     seed: int = 0,
@@ -78,6 +79,9 @@ def estimate_sensitivity(
             (forward passes of some samples more); a loss that couples samples is refused. None = whole batches.
         keep_gradients: Also return Σ over batches of the gradient, in `Sensitivity.gradients`: what a gradient-aligned
             start of a LoRA and its gain need. Costs one float32 per scored parameter, during the pass and in the file.
+        keep_halves: Also return the scores of every second batch and of the others, in `Sensitivity.halves`, from which
+            ``sensitune.allocation.placement_stability`` tells how far a placement depends on the batches. Costs one
+            score per parameter during the pass, and one in the file (two in bfloat16).
         dropout: True = the model's modules of dropout and drop-path drop as in training, as in the published code,
             with masks that depend on `seed` and the batch's number alone (on the CPU and on CUDA); norms stay in eval
             mode, and so does dropout that an attention layer applies by itself.
@@ -114,18 +118,20 @@ def estimate_sensitivity(
     ranked = {name: parameters[name] for name in dict.fromkeys(site.parameter for site in outline.sites)}
     started = time.perf_counter()
     if criterion in WEIGHT_CRITERIA:
-        _check_reads_data(criterion, keep_gradients)
+        _check_reads_data(criterion, keep_gradients=keep_gradients, keep_halves=keep_halves)
         found = _score_weights(ranked, criterion, score_dtype, seed)
     elif batches is None:
         raise ArgumentError(f"`batches` must be given for the criterion '{criterion}'. Got None.")
     else:
         device = None if score_device is None else torch.device(score_device)
         rule = GRADIENT_CRITERIA[criterion]
-        accumulator = Accumulator(ranked, rule, score_dtype, device, keep_gradients=keep_gradients)
+        accumulator = Accumulator(
+            ranked, rule, score_dtype, device, keep_gradients=keep_gradients, keep_halves=keep_halves
+        )
         processes = Processes.found() if distributed else Processes()
         one = Pass(model, accumulator, loss_fn, micro_batch_size, processes, seed if dropout else None)
         details = one.run(batches, num_batches, progress)
-        _check_enough(criterion, details["num_batches"])
+        _check_enough(criterion, details["num_batches"], halves=keep_halves)
         found = _score_gradients(accumulator, outline, details)
     metadata = {
         "criterion": criterion,
@@ -136,7 +142,7 @@ def estimate_sensitivity(
         "score_dtype": str(score_dtype).removeprefix("torch."),
         "versions": {"sensitune": importlib.metadata.version("sensitune"), "torch": str(torch.__version__)},
     }
-    return Sensitivity(found.scores, outline, metadata, found.gradients)
+    return Sensitivity(found.scores, outline, metadata, found.gradients, found.halves)
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,7 @@ class _Found:
     scores: dict[str, torch.Tensor]
     details: dict[str, Any]
     gradients: dict[str, torch.Tensor] | None = None
+    halves: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None = None
 
 
 def _check_options(
@@ -161,16 +168,21 @@ def _check_options(
         raise ArgumentError(f"`score_dtype` must be one of {known}: squares leave other ranges. Got {score_dtype}.")
 
 
-def _check_reads_data(criterion: CriterionName, keep_gradients: bool) -> None:
-    if keep_gradients:
+def _check_reads_data(criterion: CriterionName, **kept: bool) -> None:
+    for name in (name for name, asked in kept.items() if asked):
         raise ArgumentError(
-            f"`keep_gradients` needs a criterion that reads the data; '{criterion}' looks at the weights alone. Choose "
-            f"one of {', '.join(GRADIENT_CRITERIA)}."
+            f"`{name}` needs a criterion that reads the data; '{criterion}' looks at the weights alone. Choose one of "
+            f"{', '.join(GRADIENT_CRITERIA)}."
         )
 
 
-def _check_enough(criterion: CriterionName, found: int) -> None:
+def _check_enough(criterion: CriterionName, found: int, *, halves: bool) -> None:
     needed = GRADIENT_CRITERIA[criterion].min_batches
+    if halves and found < 2 * needed:
+        raise DataError(
+            f"`keep_halves` divides the batches, and '{criterion}' needs at least {2 * needed} then. Got {found}. Give "
+            "more batches, smaller ones, or leave it out."
+        )
     if found < needed:
         raise DataError(
             f"The criterion '{criterion}' compares batches and needs at least {needed}. Got {found}. "
@@ -231,7 +243,8 @@ def _score_weights(
 
 def _score_gradients(accumulator: Accumulator, outline: ModelOutline, details: dict[str, Any]) -> _Found:
     without = {"without_gradient": _without_gradient(accumulator, outline)}
-    return _Found(accumulator.scores(outline.sites), details | without, accumulator.gradients())
+    halves = accumulator.halves(outline.sites)  # first, for the scores use up the sums
+    return _Found(accumulator.scores(outline.sites), details | without, accumulator.gradients(), halves)
 
 
 def _without_gradient(accumulator: Accumulator, outline: ModelOutline) -> list[str]:

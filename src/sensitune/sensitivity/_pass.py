@@ -154,6 +154,7 @@ class Pass:
 
     def _batch(self, batch: Batch, index: int) -> float:
         """Fold the gradient of the whole batch's mean loss, however many backward passes it takes."""
+        self.accumulator.second = index % 2 == 1
         pieces = cut(batch, self.micro_batch_size)
         ways = ways_to_count(self.model, batch)
         way = ways[0]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 
@@ -16,6 +16,8 @@ from sensitune.sites import ModelOutline, Site
 
 _KIND = "sensitivity"
 _GRADIENT = "gradient:"  # the name of a gradient in the file begins so
+_HALVES = ("first half:", "second half:")  # likewise of a half's score
+Halves: TypeAlias = tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,21 +31,25 @@ class Sensitivity:
             ``seconds``, ``model``, ``backbone_params``, ``score_dtype``, ``versions``, ...
         gradients: Parameter name -> Σ over batches of the mean loss's gradient, float32, of the parameter's shape, on
             the CPU; None = not kept. Divided by ``metadata["num_batches"]`` it is the mean gradient.
+        halves: The scores of the first, third, ... batch alone, and of the others, bfloat16; None = not kept.
 
     Raises:
-        AllocationMismatchError: If a ranked site has no score, or one of another shape; likewise a gradient.
+        AllocationMismatchError: If a ranked site has no score, or one of another shape; likewise a gradient or a half.
     """
 
     scores: Mapping[str, torch.Tensor]
     outline: ModelOutline
     metadata: Mapping[str, Any]
     gradients: Mapping[str, torch.Tensor] | None = None
+    halves: Halves | None = None
 
     def __post_init__(self) -> None:
         for site in self.sites:
             _check_covers(self.scores, site, "score")
             if self.gradients is not None:
                 _check_covers(self.gradients, site, "gradient")
+            for half in self.halves or ():
+                _check_covers(half, site, "half score")
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -73,11 +79,30 @@ class Sensitivity:
             )
         return site.of(self.gradients[site.parameter])
 
+    def of_halves(self) -> tuple[Sensitivity, Sensitivity]:
+        """What the batches of each half alone would have given, without gradients.
+
+        Returns:
+            The sensitivity of the first, third, ... batch, and that of the others.
+
+        Raises:
+            ArgumentError: If the halves were not kept.
+        """
+        if self.halves is None:
+            raise ArgumentError(
+                "This sensitivity holds no scores of half the batches. Make it again with "
+                "`estimate_sensitivity(..., keep_halves=True)`."
+            )
+        first, second = (replace(self, scores=half, gradients=None, halves=None) for half in self.halves)
+        return first, second
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, the outline and metadata in its header."""
         gradients = self.gradients or {}
         tensors = dict(self.scores) | {_GRADIENT + name: gradient for name, gradient in gradients.items()}
-        content = _Content(self.outline, self.metadata, tuple(gradients))
+        for prefix, half in zip(_HALVES, self.halves or (), strict=False):
+            tensors |= {prefix + name: score for name, score in half.items()}
+        content = _Content(self.outline, self.metadata, tuple(gradients), self.halves is not None)
         save_tensor_file(path, tensors, kind=_KIND, content=content)
 
     @classmethod
@@ -99,10 +124,17 @@ class Sensitivity:
         """
         tensors, content = load_tensor_file(path, kind=_KIND, content=_Content, rule=_complaint, lazy=lazy)
         kept = {name: _GRADIENT + name for name in content.gradients}
-        scored = {name: name for name in tensors if name not in set(kept.values())}
+        prefixes = _HALVES if content.halves else ()
+        parts = [
+            {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)} for prefix in prefixes
+        ]
+        stored = {name for table in (kept, *parts) for name in table.values()}
+        scored = {name: name for name in tensors if name not in stored}
         with naming_damage(path, AllocationMismatchError, KeyError):
             gradients = RenamedTensors(tensors, kept) if kept else None
-            return cls(RenamedTensors(tensors, scored), content.outline, content.metadata, gradients)
+            first, second = [RenamedTensors(tensors, part) for part in parts] or (None, None)
+            halves = None if first is None or second is None else (first, second)
+            return cls(RenamedTensors(tensors, scored), content.outline, content.metadata, gradients, halves)
 
 
 @dataclass(frozen=True)
@@ -112,6 +144,7 @@ class _Content:
     outline: ModelOutline
     metadata: Mapping[str, Any]
     gradients: tuple[str, ...]
+    halves: bool = False
 
 
 def _check_covers(tensors: Mapping[str, torch.Tensor], site: Site, what: str) -> None:

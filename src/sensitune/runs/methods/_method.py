@@ -74,6 +74,7 @@ class Method(ABC):
             criterion=self.criterion or sensitivity.criterion,
             split_fused=self.split_fused and sensitivity.split_fused,
             keep_gradients=sensitivity.keep_gradients or _looks_at_gradients(settings),
+            keep_halves=sensitivity.keep_halves and self.criterion is None,
         )
 
     def allocate(

@@ -1,0 +1,74 @@
+"""How far a placement depends on the batches that its scores came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from sensitune.allocation._allocation import Allocation
+from sensitune.sensitivity import Sensitivity
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """What of an allocation each half of the batches alone would have chosen too.
+
+    Attributes:
+        modules: Matrices with a LoRA or an Adapter.
+        modules_kept: Those that have one by either half.
+        values: Pretrained values that are trained, in whole vectors or one by one.
+        values_kept: Those that are trained by either half.
+    """
+
+    modules: int
+    modules_kept: int
+    values: int
+    values_kept: int
+
+    def __str__(self) -> str:
+        """In words, of modules where there are any: ``12 of 14 modules stay under resampling``."""
+        if self.modules:
+            return f"{self.modules_kept} of {self.modules} modules stay under resampling"
+        return f"{self.values_kept:,} of {self.values:,} values stay under resampling"
+
+
+def placement_stability(sensitivity: Sensitivity, place: Callable[[Sensitivity], Allocation]) -> Stability:
+    """Place by all batches and by each half of them, and count what stays.
+
+    Half the batches rank with more noise than all do, so what stays is a lower bound of what other images of the same
+    kind would leave.
+
+    Args:
+        sensitivity: Estimated with ``keep_halves=True``.
+        place: The rule, such as ``lambda sensitivity: allocate(sensitivity, budget="0.5%")``.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ArgumentError: If the halves were not kept.
+    """
+    whole, *halves = (place(each) for each in (sensitivity, *sensitivity.of_halves()))
+    values = _values(whole)
+    kept = {site: flat[_in_all(flat, site, [_values(half) for half in halves])] for site, flat in values.items()}
+    return Stability(
+        modules=len(whole.structured),
+        modules_kept=sum(all(site in half.structured for half in halves) for site in whole.structured),
+        values=sum(flat.numel() for flat in values.values()),
+        values_kept=sum(flat.numel() for flat in kept.values()),
+    )
+
+
+def _values(allocation: Allocation) -> dict[str, torch.Tensor]:
+    """Site id -> flat indices of its values that are trained in place."""
+    vectors = {name: torch.arange(allocation.site(name).numel) for name in allocation.vectors}
+    return vectors | dict(allocation.sparse)
+
+
+def _in_all(flat: torch.Tensor, site: str, others: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    found = torch.ones(len(flat), dtype=torch.bool)
+    for other in others:
+        found &= torch.isin(flat, other.get(site, flat[:0]))
+    return found
