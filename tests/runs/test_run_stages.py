@@ -33,6 +33,7 @@ from sensitune.runs import (
     compare,
     merge,
     predict,
+    stability_of,
 )
 from sensitune.sensitivity import Sensitivity
 from sensitune.training import AdapterManifest, load_tuned, predict_probabilities, read_result
@@ -75,13 +76,13 @@ def test_run_yaml_records_settings_and_versions(finished: RunFolder, config: Run
 def test_a_run_knows_how_many_modules_stay_under_resampling(config: RunConfig, tmp_path: Path) -> None:
     kept = changed(config, sensitivity={"num_batches": 4, "keep_halves": True})
     run = Run.open(tmp_path / "run", kept)
-    allocation, stability = run.allocation(), run.stability()
+    allocation, stability = run.allocation(), stability_of(run)
     assert allocation is not None
     assert stability is not None
     assert stability.modules == len(allocation.structured)
     assert 0 < stability.modules_kept <= stability.modules
     without = Run.open(tmp_path / "without", changed(kept, sensitivity={"keep_halves": False}))
-    assert without.stability() is None
+    assert stability_of(without) is None
     assert run.config.scoring.file_name != without.config.scoring.file_name
 
 

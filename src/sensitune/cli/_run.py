@@ -9,7 +9,7 @@ from rich.console import Console
 from sensitune.cli._arguments import asked_run
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.report import ComparisonRow, allocation_table, comparison_table, write_report
-from sensitune.runs import Run, RunFolder
+from sensitune.runs import Run, RunFolder, stability_of
 
 DESCRIPTION = """Tune a pretrained vision model on your own images, under a budget of trainable parameters.
 
@@ -33,7 +33,7 @@ def _show(console: Console, run: Run) -> None:
     written = write_report(folder.path, allocation, sensitivity=run.known_sensitivity(), comparison=[row])
     if allocation is not None:
         console.print(allocation_table(allocation))
-    if (stability := run.stability()) is not None:
+    if (stability := stability_of(run)) is not None:
         console.print(f"{stability}: chosen by either half of the batches too.")
     console.print(comparison_table([row], title="Result"))
     show_path(console, "adapter (last epoch)", folder.training.adapter)

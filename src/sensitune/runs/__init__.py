@@ -31,6 +31,7 @@ from sensitune.runs._presets import preset_settings, with_preset
 from sensitune.runs._reporter import Reporter, Silent
 from sensitune.runs._run import Run
 from sensitune.runs._settings import AllocationSettings, ComputeSettings, DeviceName, SensitivitySettings
+from sensitune.runs._stability import stability_of
 from sensitune.runs._use import Predictions, merge, open_image, predict
 from sensitune.runs.methods import METHODS, PresetName
 
@@ -56,5 +57,6 @@ __all__ = [
     "open_image",
     "predict",
     "preset_settings",
+    "stability_of",
     "with_preset",
 ]

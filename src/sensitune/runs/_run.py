@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from sensitune.allocation import Allocation, Stability, compute_lora_start, placement_stability
+from sensitune.allocation import Allocation, compute_lora_start
 from sensitune.errors import ArgumentError, DataError, RunFolderError
 from sensitune.runs._config import RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation, Weights
@@ -213,24 +213,6 @@ class Run:
             save_lora_start(self.folder.lora_start, compute_lora_start(sensitivity, allocation))
         allocation.save(self.folder.allocation)
         return allocation
-
-    def stability(self) -> Stability | None:
-        """How far the placement depends on the batches: what each half of them alone would have chosen too.
-
-        Returns:
-            The counts; None unless the scores' halves were kept and decide the placement.
-        """
-        allocation, sensitivity = self.allocation(), self.known_sensitivity()
-        if allocation is None or sensitivity is None or sensitivity.halves is None or allocation.rule != "spt":
-            return None
-        method, settings, seed = self.config.method, self.config.allocation, self.config.seed
-
-        def place(half: Sensitivity) -> Allocation:
-            placed = method.allocate(settings, half.outline, half, seed=seed)
-            assert placed is not None
-            return placed
-
-        return placement_stability(sensitivity, place)
 
     def train(self) -> TrainingResult:
         """Third stage: train; ``adapter/``, ``adapter_chosen/``, ``metrics.jsonl`` and ``training.json``.
