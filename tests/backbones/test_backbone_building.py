@@ -33,9 +33,12 @@ def test_an_unknown_setting_of_a_spec_is_refused() -> None:
         read(BackboneSpec, {"name": "test_vit", "img_size": 96}, where="backbone")
 
 
-@pytest.mark.parametrize("field", ["image_size", "num_blocks"])
-def test_a_size_below_one_is_refused(field: str) -> None:
-    with pytest.raises(ArgumentError, match=rf"`{field}` must be a whole number of at least 1 or None\. Got 0\."):
+@pytest.mark.parametrize(
+    ("field", "rule"),
+    [("image_size", "at least 1 and at most 4,096, or None"), ("num_blocks", "at least 1 or None")],
+)
+def test_a_size_below_one_is_refused(field: str, rule: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"`{field}` must be a whole number of {rule}\. Got 0\."):
         BackboneSpec("test_vit", **{field: 0})
 
 

@@ -40,6 +40,7 @@ MISTAKES: dict[str, list[str]] = {
     "data.max_test": COUNT,
     "data.test": SWITCH,
     "data.skip_unreadable": SWITCH,
+    "data.max_pixels": COUNT,
     "data.normalize": CHOICE,
     "data.resize": [*SIDE, "16"],
     "data.augment": SWITCH,
@@ -50,6 +51,7 @@ MISTAKES: dict[str, list[str]] = {
     "sensitivity.drop_path": SHARE,
     "sensitivity.split_fused": SWITCH,
     "sensitivity.keep_gradients": SWITCH,
+    "sensitivity.keep_halves": SWITCH,
     "allocation.method": CHOICE,
     "allocation.budget": [
         *("0", "-5", "abc", "", "1.5", "0%", "-1%", "200%", "1_0%", "\uff15%", "1,0", "1e999999999", "9" * 30, "100"),
@@ -61,6 +63,7 @@ MISTAKES: dict[str, list[str]] = {
     "allocation.beta": ["0.5", "0", "-1", "abc", "", "nan", "inf"],
     "allocation.placement": CHOICE,
     "allocation.lora_start": CHOICE,
+    "allocation.servable": SWITCH,
     "allocation.peft": ["", "{", "{}", "[]", '{"peft_type": "NONE"}', '{"peft_type": "LORA", "q": 1}', "missing.json"],
     "recipe.learning_rate": ["0", *RATE],
     "recipe.in_place_rate": ["-1", "1001", "abc", "", "nan", "inf"],
