@@ -22,10 +22,12 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from tuned_models import IMAGES, LABELS, mixed_allocation, tiny_vit, tune
 
+from sensitune._schema import show_reason
 from sensitune.allocation import Allocation, compute_lora_start
 from sensitune.backbones import Backbone, BackboneSpec, load_backbone, save_checkpoint
 from sensitune.backbones._hash import weights_hash
 from sensitune.data import DataSettings, ImageData, ImageTransform, load_data, unpack_vtab1k
+from sensitune.errors import AdapterFileError
 from sensitune.runs import RunConfig, RunFolder
 from sensitune.runs._evaluation import RecordedEvaluation
 from sensitune.runs._lora_start import load_lora_start, save_lora_start
@@ -136,7 +138,10 @@ def _make_plain_adapter(folder: Path) -> None:
 
 
 def _read_plain_adapter(folder: Path) -> Any:
-    model = PeftModel.from_pretrained(tiny_vit(), folder / "adapter").eval()
+    try:
+        model = PeftModel.from_pretrained(tiny_vit(), folder / "adapter").eval()
+    except KeyError as error:  # PEFT's word for a head without its bias, before it shows the file to anybody
+        raise AdapterFileError(f"adapter_model.safetensors: {show_reason(error)}") from error
     with torch.no_grad():
         return model(IMAGES)
 
@@ -236,6 +241,7 @@ def _save_safetensors(path: Path) -> None:
 
 
 def _save_merged(path: Path) -> None:
+    torch.manual_seed(1)
     model = timm.create_model("test_vit", num_classes=3)
     names = ("ant", "bee", "cat")
     spec = BackboneSpec("test_vit", pretrained=False)

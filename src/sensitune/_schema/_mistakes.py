@@ -16,6 +16,7 @@ from sensitune.errors import SensituneError
 
 _LONGEST = 80
 _LONGEST_REASON = 300
+_LONGEST_PATH = 1000
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden"}
 
@@ -143,7 +144,7 @@ def _join(where: str, name: str) -> str:
 
 
 def show_path(path: str | os.PathLike[str]) -> str:
-    """A file's name for a message, with control characters escaped.
+    """A file's path for a message, with control characters escaped, cut where no system takes it anyway.
 
     Args:
         path: The file.
@@ -152,7 +153,7 @@ def show_path(path: str | os.PathLike[str]) -> str:
         Its name.
     """
     name = os.fspath(path)
-    return name if name.isprintable() else repr(name)
+    return name if name.isprintable() and len(name) <= _LONGEST_PATH else shorten(name)
 
 
 def show_name(name: str) -> str:

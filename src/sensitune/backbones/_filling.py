@@ -233,5 +233,5 @@ def _check_finite(name: str, tensor: torch.Tensor, source: str) -> None:
 
 def _count(names: list[str], what: str) -> str:
     """``3 missing (a, b, c)``; empty for an empty list."""
-    shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+    shown = ", ".join(map(show_name, names[:_NAMES_SHOWN])) + (", ..." if len(names) > _NAMES_SHOWN else "")
     return f"{len(names)} {what} ({shown})" if names else ""

@@ -138,8 +138,10 @@ def saved_metadata(path: Path) -> CheckpointMetadata | None:
         values = None if text is None else parse_json(text)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(damaged(path, error)) from error
-    if text is None:
+    if text is None and CHECKSUM_KEY not in header:
         return None
+    if text is None:
+        raise CheckpointError(_changed(path, "its header"))
     about = read(CheckpointMetadata, values, source=path, error=CheckpointError)
     if header.get(CHECKSUM_KEY) != document_checksum(text):
         raise CheckpointError(_changed(path, "its header"))

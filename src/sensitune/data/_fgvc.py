@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sensitune._schema import read_json, shorten
 from sensitune.data._build import LabelledFile, build_dataset
-from sensitune.data._lists import check_exist, path_inside
+from sensitune.data._lists import check_exist, is_number, path_inside
 from sensitune.data._types import ImageData
 from sensitune.errors import ArgumentError, DataError
 
@@ -122,7 +122,7 @@ def _read_split(path: Path) -> dict[str, int]:
 
 def _class_id(label: Any, name: str, path: Path) -> int:
     """Some published files write the ids as text."""
-    if isinstance(label, bool) or not isinstance(label, int | str) or not str(label).isdecimal():
+    if isinstance(label, bool) or not isinstance(label, int | str) or not is_number(str(label)):
         raise DataError(f"The split {path} gives {name!r} the class id {shorten(label)}. It must be a whole number.")
     return int(label)
 

@@ -52,7 +52,7 @@ def read_list(path: Path, *, images: Path, num_classes: int) -> list[LabelledFil
             continue
         where = f"Line {number} of {path}"
         name, separator, label = line.strip().rpartition(" ")
-        if not separator or not label.isascii() or not label.removeprefix("-").isdigit():
+        if not separator or not label.isascii() or not is_number(label.removeprefix("-")):
             raise DataError(f"{where} must be an image path, a space and a class id. Got {shorten(line.strip())}.")
         if not 0 <= int(label) < num_classes:
             raise DataError(f"{where} has the label {label}. Class ids go from 0 to {num_classes - 1}.")
@@ -88,6 +88,11 @@ def path_inside(folder: Path, relative: str, *, where: str) -> Path:
     # The list and the disk may write é differently: as one character, or as e and an accent.
     forms = [folder.joinpath(*(unicodedata.normalize(form, part) for part in parts)) for form in ("NFC", "NFD")]
     return next((form for form in forms if os.path.exists(form)), path)
+
+
+def is_number(text: str) -> bool:
+    """Whether a class id, or a label that is sorted by its value, is written as one; Python reads no very long ones."""
+    return text.isdecimal() and len(text) < 19
 
 
 def check_exist(files: Iterable[LabelledFile], *, source: str) -> None:

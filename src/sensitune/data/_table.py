@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sensitune._schema import read_json, read_json_lines, shorten, show_name
 from sensitune.data._build import LabelledFile, build_dataset
 from sensitune.data._divide import WHOLE, check_fractions, divide
-from sensitune.data._lists import check_exist, path_inside, read_text
+from sensitune.data._lists import check_exist, is_number, path_inside, read_text
 from sensitune.data._scan import SPLIT_NAMES, as_written, find_unreadable
 from sensitune.data._splits import shuffled
 from sensitune.data._types import ImageData
@@ -69,8 +70,10 @@ def load_table(
     check_exist(files, source=str(table))
     broken = find_unreadable([file.path for file in files], skip=skip_unreadable, max_pixels=max_pixels)
     kept = {name: [file for file in each if file.path not in broken] for name, each in named.items()}
-    splits, how = divide(kept, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed)
-    splits["train"] = shuffled(splits["train"], seed=seed)
+    with _naming(table):
+        splits, how = divide(kept, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed)
+        splits["train"] = shuffled(splits["train"], seed=seed)
+        dataset = build_dataset(splits, class_names)
     info = {
         "source": str(table.resolve()),
         "split": how.replace("as in the folder", "as in the table"),
@@ -80,7 +83,17 @@ def load_table(
         "skipped_unreadable": [str(each.relative_to(folder)) for each in broken],
         "licence": None,
     }
-    return ImageData(build_dataset(splits, class_names), tuple(class_names), info)
+    with _naming(table):
+        return ImageData(dataset, tuple(class_names), info)
+
+
+@contextmanager
+def _naming(table: Path) -> Iterator[None]:
+    """Say where the rows are from that make no data set together."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{table}: {error}") from error
 
 
 def _label(rows: Sequence[_Row], table: Path, folder: Path) -> tuple[dict[str, list[LabelledFile]], list[str]]:
@@ -179,4 +192,4 @@ def _check_splits(named: Mapping[str, object], table: Path) -> None:
 
 
 def _by_value(label: str) -> tuple[int, int, str]:
-    return (0, int(label), "") if label.isdecimal() else (1, 0, label)
+    return (0, int(label), "") if is_number(label) else (1, 0, label)

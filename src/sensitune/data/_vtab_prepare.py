@@ -18,7 +18,7 @@ from PIL import Image
 
 from sensitune._files import atomic_write, is_bomb
 from sensitune._lock import one_writer
-from sensitune._schema import write_json
+from sensitune._schema import show_reason, write_json
 from sensitune.data._vtab import VTAB_SIZES, VTAB_TASKS, VtabTask, vtab_task
 from sensitune.data._vtab_sources import VTAB_SOURCES, Row, VtabSource
 from sensitune.errors import DataError
@@ -131,9 +131,11 @@ def unpack_vtab1k(
     except OSError as error:
         if not Path(archive).exists():
             raise DataError(f"The archive {archive} does not exist.") from error
-        raise DataError(f"The archive {archive} cannot be unpacked to {target} ({error}).") from error
+        raise DataError(f"The archive {archive} cannot be unpacked to {target} ({show_reason(error)}).") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"The archive {archive} is truncated, damaged or not a zip archive ({error}).") from error
+        raise DataError(
+            f"The archive {archive} is truncated, damaged or not a zip archive ({show_reason(error)})."
+        ) from error
     for name in tasks:
         write_checksums(target / name)
     return tasks

@@ -152,7 +152,14 @@ def _check_tensors(model: nn.Module, adapter: str, tensors: Mapping[str, torch.T
         if not expected.is_floating_point():
             _check_indices(name, tensor, plan, file=file)
     for name, tensor in tensors.items():
-        if not _OWN.search(name) and (found := complaint(tensor, _copied(model, name))):
+        if _OWN.search(name):
+            continue
+        if (own := _copied(model, name)) is not None and own.shape != tensor.shape:
+            raise AdapterFileError(
+                f"{file} does not fit the model: `{show_name(name)}` must be {list(own.shape)}. "
+                f"Got {list(tensor.shape)}."
+            )
+        if found := complaint(tensor, own):
             raise AdapterFileError(f"{file} is damaged: `{show_name(name)}` {found}. Restore the file.")
     if given:
         raise AdapterFileError(
