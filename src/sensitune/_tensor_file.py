@@ -54,6 +54,23 @@ def save_tensor_file(
     document = json.dumps(to_plain(envelope) | to_plain(content))
     with atomic_write(path) as temporary:
         save_file(stored, temporary, metadata={_DOCUMENT: document, CHECKSUM_KEY: document_checksum(document)})
+        sort_metadata(temporary)
+
+
+def sort_metadata(path: Path) -> None:
+    """Put a safetensors file's metadata in order, which their writer shuffles: equal content is to be equal bytes.
+
+    Args:
+        path: A file that was just written.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        if len(text) <= size:  # as the writer's, so it always is; the header ends in spaces
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def load_tensor_file(

@@ -101,6 +101,15 @@ def ranked(allocation: Allocation) -> Allocation:
     )
 
 
+def test_equal_allocations_are_equal_bytes(allocation: Allocation, tmp_path: Path) -> None:
+    files = [
+        tmp_path / f"{number}.safetensors" for number in range(8)
+    ]  # an order drawn anew would differ in one of them
+    for path in files:
+        allocation.save(path)
+    assert len({path.read_bytes() for path in files}) == 1
+
+
 def test_each_module_may_have_a_rank_of_its_own(ranked: Allocation) -> None:
     assert list(ranked.structured.items()) == [("blocks.0.matrix", 2), ("blocks.2.matrix", 3)]  # the sites' order
     assert (ranked.structured_params, ranked.trainable_params) == (24 + 18, 37 - 2 + 18)

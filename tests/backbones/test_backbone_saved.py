@@ -98,7 +98,7 @@ def test_a_file_of_another_origin_says_nothing_about_itself(tmp_path: Path) -> N
         ("{", r"is truncated, damaged or not"),
         ("[]", r"must be a group of settings\. Got \[\]"),
         ('{"spec": {"name": "a"}}', r"m\.safetensors: The setting `class_names` is missing"),
-        ("spec", r"m\.safetensors: `spec\.image_size` must be a whole number of at least 1 and at most 4,096, or null\. Got '96'"),
+        ("spec", r"`spec\.image_size` must be a whole number of at least 1 and at most 4,096, or null\. Got '96'"),
     ],
 )
 def test_damaged_settings_are_refused_by_name(

@@ -22,7 +22,9 @@ HEAVY = ("torch", "peft", "transformers", "timm", "matplotlib", "rich", "tyro", 
 
 
 def started(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    # A shell starts what runs in the background with Ctrl-C ignored, and so would be the tests' own processes then.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    return subprocess.run([sys.executable, "-c", heeding + code], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["trian"]])

@@ -123,7 +123,7 @@ def test_a_description_without_a_size_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 0}, "`image_size` must be a whole number of at least 1. Got 0"),
+        ({"image_size": 0}, "`image_size` must be a whole number of at least 1 and at most 4,096. Got 0"),
         ({"image_size": 8, "resize": 4}, r"`resize` must be at least `image_size` \(8\). Got 4"),
         ({"image_size": 8, "interpolation": "cubic"}, "`interpolation` must be one of nearest, .* Got 'cubic'"),
         ({"image_size": 8, "mean": (0.5,)}, r"`mean` must be a tuple of 3 values. Got \(0.5,\)"),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sensitune._files import atomic_write
 from sensitune._schema import ImageSide, NonEmptyText, Positive, parse_json, read, show_name, to_plain
-from sensitune._tensor_file import CHECKSUM_KEY, checksum, document_checksum
+from sensitune._tensor_file import CHECKSUM_KEY, checksum, document_checksum, sort_metadata
 from sensitune.backbones._hash import weights_hash
 from sensitune.backbones._reading import damaged
 from sensitune.backbones._types import BackboneSpec
@@ -115,6 +115,7 @@ def save_checkpoint(
     header = {"format": "pt", _KEY: document, CHECKSUM_KEY: document_checksum(document)}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata=header)
+        sort_metadata(temporary)
 
 
 def saved_metadata(path: Path) -> CheckpointMetadata | None:
