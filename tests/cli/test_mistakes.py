@@ -38,9 +38,9 @@ MISTAKES: dict[str, list[str]] = {
     "data.max_train": [*COUNT, "1"],
     "data.shots": [*COUNT, "1000"],
     "data.max_test": COUNT,
+    "data.max_pixels": [*COUNT, "9"],
     "data.test": SWITCH,
     "data.skip_unreadable": SWITCH,
-    "data.max_pixels": COUNT,
     "data.normalize": CHOICE,
     "data.resize": [*SIDE, "16"],
     "data.augment": SWITCH,
@@ -230,6 +230,17 @@ merge run/adapter --output run/adapter/adapter_model.safetensors
 merge run/adapter --output a.png/m.safetensors
 merge run/adapter --output m.safetensors --checkpoint missing.safetensors
 merge run/adapter --output m.safetensors --checkpoint a.png
+export
+export run/adapter
+export missing --output lora
+export folder --output lora
+export run/adapter --output lora --format onnx
+export run/adapter --output run
+export run/adapter --output run/adapter
+export run/adapter --output a.png
+export run/adapter --output a.png/lora
+export run/adapter --output lora --device tpu
+export run/adapter --output lora --checkpoint missing.pth
 sites
 sites no_such_model
 sites vit_tiny_patch16_224 --image-size 0

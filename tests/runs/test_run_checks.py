@@ -39,6 +39,7 @@ def nothing_in(folder: Path) -> bool:
         ({"allocation": {"rank": 193}}, ArgumentError, "`rank` must be at most 192, the most that a matrix"),
         ({"allocation": {"method": "lora", "budget": None, "rank": 193}}, ArgumentError, "`rank` must be at most 192"),
         ({"allocation": {"method": "sparse", "budget": "99%"}}, BudgetError, r"sparse tuning can use \(890,304\)"),
+        ({"allocation": {"servable": True, "budget": 30_000}}, BudgetError, r"exceeds what rank 4 can use \(27,648\)"),
         ({"allocation": {"method": "layerwise", "budget": "90%"}}, BudgetError, "exceeds what the linear layers can"),
         ({"allocation": {"method": "neuron", "budget": 300}}, BudgetError, "must pay for one input of each of the"),
         ({"allocation": {"method": "random-lora", "budget": 200}}, BudgetError, "pays for no lora of rank 4"),

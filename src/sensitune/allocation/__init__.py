@@ -35,6 +35,7 @@ from sensitune.allocation._cost import StructuredType, check_rank, module_params
 from sensitune.allocation._knapsack import knapsack_allocation
 from sensitune.allocation._lora_allocation import lora_allocation
 from sensitune.allocation._lora_start import compute_lora_start
+from sensitune.allocation._matrices import matrices_alone
 from sensitune.allocation._published import load_published_allocation
 from sensitune.allocation._room import check_budget, check_knapsack_budget
 from sensitune.allocation._rows import GroupRow, SiteRow, group_rows
@@ -67,6 +68,7 @@ __all__ = [
     "layerwise_allocation",
     "load_published_allocation",
     "lora_allocation",
+    "matrices_alone",
     "module_params",
     "neuron_allocation",
     "parse_budget",

@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from sensitune._lock import one_writer
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.runs import DeviceName
@@ -43,7 +44,7 @@ def export(
         device: Where the accuracy is measured; the run's own setting by default.
     """
     console = make_console()
-    with reporting(console) as reporter:
+    with one_writer(output, file=True), reporting(console) as reporter:
         found = export_adapter(
             adapter,
             output,

@@ -16,6 +16,7 @@ from sensitune.allocation import (
     check_knapsack_budget,
     check_rank,
     knapsack_allocation,
+    matrices_alone,
     random_allocation,
     random_structured_allocation,
     uniform_allocation,
@@ -77,11 +78,12 @@ def within_what_spt_can_use(structured: StructuredType | None) -> Fits:
     """What `by_sensitivity` would find out after the scores."""
 
     def fits(settings: AllocationSettings, outline: ModelOutline) -> None:
+        ranked = matrices_alone(outline) if settings.servable else outline
         if settings.placement == "knapsack":
-            check_knapsack_budget(outline, _budget(settings))
+            check_knapsack_budget(ranked, _budget(settings))
             return
         check_budget(
-            outline,
+            ranked,
             budget=None if settings.tau is not None else _budget(settings),
             tau=settings.tau,
             structured=structured,
