@@ -7,6 +7,7 @@ import copy
 import pytest
 import timm
 import torch
+from peft import LoraConfig, get_peft_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from transformers import (
@@ -167,6 +168,14 @@ def test_a_head_that_holds_much_of_the_model_is_refused_until_it_is_named() -> N
         outline_model(model)
     assert outline_model(model, head="head").head_params == 780 + 305
     assert outline_model(model, head=["head.2"]).head_params == 305
+
+
+def test_a_head_that_peft_keeps_twice_counts_once() -> None:
+    model = VisionTransformer(img_size=16, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=200)
+    tuned = get_peft_model(model, LoraConfig(r=1, target_modules=["qkv"], modules_to_save=["head"]))
+    head = model.get_submodule("head")
+    assert sum(each.numel() for each in head.parameters()) > 0.1 * sum(each.numel() for each in tuned.parameters())
+    assert find_head(tuned.get_base_model()) == ("head",)
 
 
 def test_a_wide_layer_of_logits_is_no_reason_to_doubt() -> None:

@@ -26,6 +26,7 @@ _CALLED = frozenset({"classification_head", "classifier", "cls_head", "fc", "hea
 _TASK_MODEL = re.compile(r"For(\w*Classification\w*|QuestionAnswering(Simple)?|MultipleChoice|NextSentencePrediction)$")
 _MOST = 0.1  # of a model's parameters, for what a head holds beside the layers that make the logits
 _NAMED = "sensitune_head"
+_COPY = ".modules_to_save."  # beside the original, in what PEFT makes of a head that it trains whole
 _LISTS = (nn.ModuleList, nn.ModuleDict)
 
 
@@ -56,8 +57,8 @@ def find_head(model: nn.Module, head: str | Sequence[str] | None = None) -> tupl
         return _checked(model, noted)
     whole = _found(model)
     found = [part for name in whole for part in _without_norms(name, model.get_submodule(name))]
-    logits = sum(num_params(_last_layer(model.get_submodule(name))) for name in whole)
-    beside = sum(map(num_params, map(model.get_submodule, found))) - logits
+    logits = sum(num_params(_last_layer(_original(model.get_submodule(name)))) for name in whole)
+    beside = sum(num_params(_original(model.get_submodule(name))) for name in found if _COPY not in name) - logits
     total = num_params(model)
     if beside > _MOST * total:
         raise ModelError(
@@ -188,6 +189,12 @@ def _of_wrapper(model: nn.Module) -> list[str]:
             "Say with `head` which modules make the logits."
         )
     return next(iter(heads.values()), [])
+
+
+def _original(module: nn.Module) -> nn.Module:
+    """A module, or the one that PEFT has made a copy of to train."""
+    original = getattr(module, "original_module", module)
+    return original if isinstance(original, nn.Module) else module
 
 
 def _last_layer(module: nn.Module) -> nn.Module:
