@@ -22,8 +22,9 @@ HEAVY = ("torch", "peft", "transformers", "timm", "matplotlib", "rich", "tyro", 
 
 
 def started(code: str) -> subprocess.CompletedProcess[str]:
-    # A shell starts what runs in the background with Ctrl-C ignored, and so would be the tests' own processes then.
+    # Tests that run in the background of a shell, or under nohup, would hand on that they ignore Ctrl-C or a hang-up.
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    heeding += "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     return subprocess.run([sys.executable, "-c", heeding + code], capture_output=True, text=True, check=False)
 
 
