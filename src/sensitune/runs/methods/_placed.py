@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel, get_peft_model
 
@@ -82,16 +82,7 @@ def within_what_spt_can_use(structured: StructuredType | None) -> Fits:
         if settings.placement == "knapsack":
             check_knapsack_budget(ranked, _budget(settings))
             return
-        check_budget(
-            ranked,
-            budget=None if settings.tau is not None else _budget(settings),
-            tau=settings.tau,
-            structured=structured,
-            rank=settings.rank,
-            alpha=settings.alpha,
-            beta=settings.beta,
-            whole_vectors=structured is not None,
-        )
+        check_budget(ranked, **_rule(settings, structured))
 
     return fits
 
@@ -114,17 +105,8 @@ def by_sensitivity(structured: StructuredType | None) -> Place:
         assert sensitivity is not None
         if settings.placement == "knapsack":
             return knapsack_allocation(sensitivity, budget=_budget(settings), servable=settings.servable)
-        return allocate(
-            sensitivity,
-            budget=None if settings.tau is not None else _budget(settings),
-            tau=settings.tau,
-            structured=structured,
-            rank=settings.rank,
-            alpha=settings.alpha,
-            beta=settings.beta,
-            whole_vectors=structured is not None,
-            servable=settings.servable,
-        )
+        allocation: Allocation = allocate(sensitivity, **_rule(settings, structured), servable=settings.servable)
+        return allocation
 
     return place
 
@@ -193,6 +175,19 @@ def everywhere(
         )
 
     return place
+
+
+def _rule(settings: AllocationSettings, structured: StructuredType | None) -> dict[str, Any]:
+    """SPT's rule as `allocate` takes it, and `check_budget` before there are scores."""
+    return {
+        "budget": None if settings.tau is not None else _budget(settings),
+        "tau": settings.tau,
+        "structured": structured,
+        "rank": settings.rank,
+        "alpha": settings.alpha,
+        "beta": settings.beta,
+        "whole_vectors": structured is not None,
+    }
 
 
 def _budget(settings: AllocationSettings) -> int | str:
