@@ -296,13 +296,23 @@ def test_a_damaged_plan_is_refused_before_memory_is_taken(
             "adapter_config.json: `dropout` must be a number of at least 0 and below 1",
         ),
         ('{"peft_type": "SPT", "r": true}', "adapter_config.json: `r` must be a whole number of at least 0. Got True"),
-        ('{"peft_type": "SPT", "rang": 3}', "adapter_config.json: 'rang' is not a setting of SPT"),
         ('{"peft_type": "SPT", "rule": 3}', "adapter_config.json: `rule` must be text or None. Got 3"),
     ],
 )
 def test_a_damaged_configuration_is_refused_by_name(tmp_path: Path, content: str, sentence: str) -> None:
     (tmp_path / "adapter_config.json").write_text(content)
     with pytest.raises(AdapterFileError, match=sentence):
+        SptConfig.from_pretrained(tmp_path)
+
+
+def test_an_unknown_setting_is_refused_beside_weights_and_warned_of_by_peft_without(tmp_path: Path) -> None:
+    tuned_vit().save_pretrained(tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rang": 3}))
+    with pytest.raises(AdapterFileError, match="adapter_config.json: 'rang' is not a setting of SPT"):
+        SptConfig.from_pretrained(tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.warns(UserWarning, match=r"Unexpected keyword arguments \['rang'\] for class SptConfig"):
         SptConfig.from_pretrained(tmp_path)
 
 

@@ -208,21 +208,18 @@ class SptConfig(PeftConfig):
             Field -> value.
 
         Raises:
-            AdapterFileError: If it is damaged, or has a field that is unknown to the version of PEFT that wrote it.
+            AdapterFileError: If it is damaged.
         """
         values = read_json(path_json_file, error=AdapterFileError)
         if not isinstance(values, dict):
             raise AdapterFileError(f"{path_json_file} must hold a group of settings. Got {shorten(values)}.")
-        unknown = values.keys() - {each.name for each in fields(cls)}
-        # Another version of PEFT may have settings of its own, which PEFT warns of and leaves out.
-        if unknown and values.get("peft_version") in (None, version("peft")):
-            raise AdapterFileError(f"{path_json_file}: {shorten(min(unknown))} is not a setting of SPT.")
-        return values
+        plain: dict[str, Any] = super().from_json_file(path_json_file, **kwargs)
+        return plain
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], subfolder: str | None = None, **kwargs: Any
-    ) -> SptConfig:
+    ) -> PeftConfig:
         """Read the configuration of an adapter folder or of a repository on the hub.
 
         Args:
@@ -231,21 +228,37 @@ class SptConfig(PeftConfig):
             **kwargs: As in PEFT.
 
         Returns:
-            The configuration.
+            The configuration; that of another method if the file is one's.
 
         Raises:
             AdapterFileError: If it is damaged, or promises more than the weights beside it can hold.
         """
         folder = Path(pretrained_model_name_or_path, subfolder or "")
+        weights = next((path for path in weight_files(folder) if path.name == WEIGHTS_NAME), None)
+        # A type error is what PEFT says of a file that is none of its own; beside weights it is a damaged one.
+        damaged = (SensituneError, ValueError, TypeError) if weights is not None else (SensituneError, ValueError)
         try:
-            config: SptConfig = super().from_pretrained(os.fspath(pretrained_model_name_or_path), subfolder, **kwargs)
+            if weights is not None:
+                cls._check_settings(folder / CONFIG_NAME)
+            config: PeftConfig = super().from_pretrained(os.fspath(pretrained_model_name_or_path), subfolder, **kwargs)
         except AdapterFileError:
             raise
-        except (SensituneError, TypeError, ValueError) as error:
+        except damaged as error:
             raise AdapterFileError(f"{folder / CONFIG_NAME}: {error}") from error
-        config.weights_file = next((path for path in weight_files(folder) if path.name == WEIGHTS_NAME), None)
-        config._check_claims(folder)
+        if isinstance(config, SptConfig):  # PEFT makes what the file says it is
+            config.weights_file = weights
+            config._check_claims(folder)
         return config
+
+    @classmethod
+    def _check_settings(cls, path: Path) -> None:
+        """What PEFT would leave out with a warning may be a damaged setting, and the weights mean something else."""
+        values = cls.from_json_file(os.fspath(path))
+        unknown = values.keys() - {each.name for each in fields(cls)}
+        # Another method, or another version of PEFT, may have settings of its own.
+        ours = values.get("peft_type") == "SPT" and values.get("peft_version") in (None, version("peft"))
+        if unknown and ours:
+            raise AdapterFileError(f"{path}: {shorten(min(unknown))} is not a setting of SPT.")
 
     def _check_claims(self, folder: Path) -> None:
         """Before memory is taken for what is promised; a value takes at least one byte."""
