@@ -6,7 +6,8 @@ r"""Run a profile of the study, a row for every run; the same command goes on wh
 
 A profile is a sweep's file. Where it has something to choose, every method tries it on the deciding tasks, and the
 rest of its runs take what was best on the validation pictures. Every run is tested once, after its last epoch. Rows
-are the only memory: a run with a row is never repeated, and its folder is removed. What is shared by runs with the same
+are the only memory: a run with a row is never repeated, and its folder is removed. A row says which precision its run
+had; to the profile it is the same run in either. What is shared by runs with the same
 task and seed, their pictures, backbone and scores, is made once in a row of them.
 """
 
@@ -17,6 +18,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -215,9 +217,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path(".cache/accuracy/work"))
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), help="what this machine is fast at; default: the profile's"
+    )
     parser.add_argument("--most", type=int, default=None, help="runs to do; default: all")
     given = parser.parse_args(arguments)
-    study = Study(SweepConfig.from_yaml(given.config), given.rows)
+    config = SweepConfig.from_yaml(given.config)
+    if given.precision is not None:
+        recipe = {**config.run.get("recipe", {}), "precision": given.precision}
+        config = replace(config, run={**config.run, "recipe": recipe})
+    study = Study(config, given.rows)
     runner = Runner(study, given.work / given.config.stem)
     done = 0
     while (key := next(study.left(), None)) is not None and (given.most is None or done < given.most):
