@@ -25,6 +25,8 @@ import sensitune.sensitivity
 from sensitune.sensitivity import CriterionName, Sensitivity, estimate_sensitivity
 from sensitune.sensitivity._accumulator import Accumulator
 from sensitune.sensitivity._criteria import CRITERIA, GRADIENT_CRITERIA
+from sensitune.sensitivity._store import MemoryStore
+from sensitune.sensitivity._weights import weights_of
 from sensitune.sites import outline_model
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -123,8 +125,9 @@ def test_scores_kept_on_a_device_are_the_same(model: Classifier, batches: Batche
 
 
 def test_the_scores_are_kept_where_they_are_asked_to_be(model: Classifier) -> None:
-    parameters = dict(model.named_parameters())
-    accumulator = Accumulator(parameters, GRADIENT_CRITERIA["squared_gradient"], torch.float32, torch.device("meta"))
+    weights = weights_of(model, dict(model.named_parameters()))
+    store = MemoryStore(torch.device("meta"))
+    accumulator = Accumulator(model, weights, GRADIENT_CRITERIA["squared_gradient"], torch.float32, store)
     assert {score.device.type for sums in accumulator.sums for score in sums.values()} == {"meta"}
 
 

@@ -241,13 +241,13 @@ def test_a_layer_that_two_modules_hold_is_one_site() -> None:
     assert (dict(outline.frozen), outline.backbone_params) == ({}, 20)
 
 
-def test_a_quantised_weight_is_not_ranked_and_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_weight_quantised_in_an_unknown_way_is_not_ranked_and_said(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
     with caplog.at_level(logging.WARNING, logger="sensitune"):
         outline = outline_model(model)
     assert "1.weight" in outline.frozen
-    assert "quantised weights have no exact gradient" in caplog.text
+    assert "stored as torch.int8 by Linear, which is not among the quantised layers that can be read" in caplog.text
 
 
 def test_a_norm_inside_the_head_is_ranked() -> None:

@@ -25,6 +25,9 @@ criterion                       score                       it asks
 With ``keep_gradients=True`` the same pass also returns Σ g itself, as `Sensitivity.gradients`; with
 ``keep_halves=True`` the scores of every second batch and of the others, as `Sensitivity.halves`.
 
+Linear layers that bitsandbytes or torchao store in few bits, and those that accelerate has offloaded, are scored like
+all others, from their inputs and their outputs' gradients; ``score_file`` keeps what does not fit in memory on disk.
+
 Example:
     >>> import torch
     >>> from sensitune.sensitivity import estimate_sensitivity

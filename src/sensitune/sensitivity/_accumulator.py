@@ -1,12 +1,13 @@
 """Sums that grow while a backward pass runs.
 
 Each gradient is folded into its sums and freed the moment autograd has finished it, so that no full gradient of the
-model ever exists: the peak is the criterion's sums (one or two per parameter), the largest gradient, and the
-activations.
+model ever exists: the peak is the criterion's sums (one or two per parameter; on disk, if the store is), the largest
+gradient, and the activations.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,9 @@ from torch import nn
 
 from sensitune.errors import ModelError, NonFiniteError
 from sensitune.sensitivity._criteria import GradientCriterion, Term, plain_gradient
+from sensitune.sensitivity._store import MemoryStore, Store
+from sensitune.sensitivity._taps import all_attached, find_taps
+from sensitune.sensitivity._weights import Weight
 from sensitune.sites import Site
 
 # Scalars that a criterion sees at once: bounds its temporaries. On a processor they then stay in its cache, which makes
@@ -26,6 +30,17 @@ _DEVICE_CHUNK = 1 << 22
 
 class Accumulator:
     """What a criterion adds up over the batches of a pass, for some parameters.
+
+    Args:
+        model: The model.
+        weights: What to score, by parameter name.
+        criterion: What is added up.
+        score_dtype: Type of the sums.
+        store: Where they are; None = in memory, each beside its parameter.
+        by_layer: Whether no linear layer's weight requires a gradient: it is made of the layer's input and that of its
+            output. So it always is where a weight cannot require one.
+        keep_gradients: See `estimate_sensitivity`.
+        keep_halves: See `estimate_sensitivity`.
 
     Attributes:
         sums: Parameter name -> sum so far, for each term of the criterion; then for the gradients, if they are kept;
@@ -38,27 +53,34 @@ class Accumulator:
 
     def __init__(
         self,
-        parameters: Mapping[str, nn.Parameter],
+        model: nn.Module,
+        weights: Mapping[str, Weight],
         criterion: GradientCriterion,
         score_dtype: torch.dtype,
-        score_device: torch.device | None = None,
+        store: Store | None = None,
         *,
+        by_layer: bool = False,
         keep_gradients: bool = False,
         keep_halves: bool = False,
     ) -> None:
         own = [score_dtype] * len(criterion.terms)
         dtypes = own + [torch.float32] * keep_gradients + own * keep_halves
+        self._store = store or MemoryStore()
         self.sums = [
-            {
-                name: torch.zeros(parameter.shape, dtype=dtype, device=score_device or parameter.device)
-                for name, parameter in parameters.items()
-            }
+            {name: self._store.zeros(weight.shape, dtype, weight.device) for name, weight in weights.items()}
             for dtype in dtypes
         ]
         self.seen: set[str] = set()
         self.complete = True
         self.second = False
-        self._parameters = parameters
+        self._weights = weights
+        self._taps = find_taps(model, weights, by_layer=by_layer)
+        tapped = {name for tap in self._taps for name in tap.names.values()}
+        self._parameters = {name: weight.parameter for name, weight in weights.items() if name not in tapped}
+        # Of tapped parameters: calls whose part of the gradient is awaited, and the sum of the parts that are there.
+        self._awaited: Counter[str] = Counter()
+        self._parts: dict[str, torch.Tensor] = {}
+        self._backward = False
         self._criterion = criterion
         self._terms = criterion.terms + (plain_gradient,) * keep_gradients
         self._totals: dict[str, torch.Tensor] = {}
@@ -108,10 +130,29 @@ class Accumulator:
             for name, parameter in self._parameters.items()
         ]
         try:
-            yield
+            with all_attached(self._taps, self._on_call, self._on_part):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def start_piece(self, *, complete: bool) -> None:
+        """To be called before the forward of every micro-batch.
+
+        Args:
+            complete: Whether it is the batch's last.
+        """
+        self.complete = complete
+        self._awaited.clear()
+
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """Inside, backward runs, and what is called is computed again (activation checkpointing)."""
+        self._backward = True
+        try:
+            yield
+        finally:
+            self._backward = False
 
     def finish_batch(self, index: int) -> None:
         """Fold what the last micro-batch did not reach, and check the batch.
@@ -125,6 +166,8 @@ class Accumulator:
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 self._fold(name, parameter)
+        for name in list(self._parts):  # calls whose output had no part in the loss never bring theirs
+            self._add(name, self._parts.pop(name))
         _check_finite(self._totals, index)
         self.seen |= self._totals.keys()
         self._totals = {}
@@ -134,17 +177,38 @@ class Accumulator:
             self._fold(name, parameter)
 
     def _fold(self, name: str, parameter: torch.Tensor) -> None:
+        arrived, parameter.grad = parameter.grad, None
+        assert arrived is not None
+        self._add(name, arrived)
+
+    def _on_call(self, name: str) -> None:
+        self._awaited[name] += not self._backward
+
+    @torch.no_grad()
+    def _on_part(self, name: str, gradient: torch.Tensor) -> None:
+        """One call's part of a gradient; a layer that is called several times has several."""
+        self._awaited[name] -= 1
+        last = self.complete and self._awaited[name] <= 0
+        if name in self._parts:
+            self._parts[name].add_(gradient.to(self._parts[name].device))
+        elif not last:
+            wide = torch.promote_types(gradient.dtype, torch.float32)
+            self._parts[name] = self._store.zeros(gradient.shape, wide, gradient.device)
+            self._parts[name].copy_(gradient)
+        if last:
+            self._add(name, self._parts.pop(name, gradient))
+
+    def _add(self, name: str, gradient: torch.Tensor) -> None:
         if name in self._totals:
             raise ModelError(
                 f"The gradient of `{name}` arrives in several pieces. If the model checkpoints its activations, "
                 "use `use_reentrant=False`."
             )
-        arrived, parameter.grad = parameter.grad, None
-        assert arrived is not None
         # The halves' sums come last, and only every second batch is added to them.
         terms = self._terms + self._criterion.terms * (self.second and len(self.sums) > len(self._terms))
         sums = [total[name] for total in self.sums[: len(terms)]]
-        self._totals[name] = add_contributions(sums, parameter.detach(), arrived, terms)
+        weight = self._weights[name].value().to(gradient.device) if self._criterion.reads_weight else gradient
+        self._totals[name] = add_contributions(sums, weight, gradient, terms)
 
 
 @torch.no_grad()

@@ -48,11 +48,13 @@ class GradientCriterion:
             not change what they are given.
         finish: From the sums, each parameter name -> tensor, and the ranked sites to the scores. May use up the sums.
         min_batches: Fewer batches than this would give every scalar the same score.
+        reads_weight: Whether a term depends on the weight; else it may be given anything in its place.
     """
 
     terms: tuple[Term, ...]
     finish: Finish
     min_batches: int = 1
+    reads_weight: bool = False
 
 
 def plain_gradient(weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -145,8 +147,8 @@ def random(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 GRADIENT_CRITERIA: dict[CriterionName, GradientCriterion] = {
     "squared_gradient": GradientCriterion((squared_gradient,), unchanged),
-    "weight_gradient": GradientCriterion((weight_gradient,), unchanged),
-    "gradient_over_weight": GradientCriterion((gradient_over_weight,), unchanged),
+    "weight_gradient": GradientCriterion((weight_gradient,), unchanged, reads_weight=True),
+    "gradient_over_weight": GradientCriterion((gradient_over_weight,), unchanged, reads_weight=True),
     "absolute_gradient_sum": GradientCriterion((plain_gradient,), absolute),
     "signal_to_noise": GradientCriterion((plain_gradient, squared_gradient), signal_to_noise, min_batches=2),
     "normalised_squared_gradient": GradientCriterion((squared_gradient,), over_site_mean),

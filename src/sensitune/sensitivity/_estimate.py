@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import logging
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sensitune._files import naming_failure
 from sensitune.errors import AllocationMismatchError, ArgumentError, DataError, ModelError
 from sensitune.sensitivity._accumulator import Accumulator
 from sensitune.sensitivity._batches import Batch, LossFn
@@ -21,7 +24,9 @@ from sensitune.sensitivity._pass import Pass
 from sensitune.sensitivity._processes import Processes
 from sensitune.sensitivity._progress import Progress
 from sensitune.sensitivity._sensitivity import Sensitivity
-from sensitune.sites import ModelOutline, Site, find_head, outline_model, unwrapped
+from sensitune.sensitivity._store import DiskStore, MemoryStore, Store
+from sensitune.sensitivity._weights import Weight, weights_of
+from sensitune.sites import ModelOutline, Site, as_computed, find_head, outline_model, unwrapped
 
 _LOGGER = logging.getLogger(__name__)
 _SCORE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -38,6 +43,8 @@ def estimate_sensitivity(
     head: str | Sequence[str] | None = None,
     score_dtype: torch.dtype = torch.float32,
     score_device: torch.device | str | None = None,
+    score_file: str | os.PathLike[str] | None = None,
+    by_layer: bool = False,
     micro_batch_size: int | None = None,
     keep_gradients: bool = False,
     keep_halves: bool = False,
@@ -51,7 +58,10 @@ def estimate_sensitivity(
     The pass runs in eval mode, so dropout and drop-path are off unless asked for, and leaves the model exactly as
     found: weights, buffers, ``grad``, ``requires_grad``, training flags and the random state, also when it fails
     half-way. Memory above the model's own: the criterion's sums (one per scored parameter; ``signal_to_noise`` two),
-    the largest gradient and the activations of one micro-batch.
+    the largest gradient and the activations of one micro-batch; with `score_file` the sums are on disk.
+
+    Quantised linear layers (bitsandbytes, torchao) are scored as the matrices ``[out, in]`` that they compute with, and
+    linear layers that accelerate has offloaded as if they were at hand: neither weight requires a gradient.
 
     Batches of one sample give sums over samples: Σ g² is then the diagonal of the empirical Fisher information, times
     their number. `micro_batch_size` does not do that: it never changes what a batch means.
@@ -72,11 +82,19 @@ def estimate_sensitivity(
             99.8 % of the 0.4 M highest scores of a ViT-S/14 stay the same over 16 batches.
         score_device: Where the scores are kept during the pass: ``"cpu"`` spares a GPU one score per parameter and
             costs their transfer at each batch. None = beside the parameters.
+        score_file: For scores that do not fit in memory: what `Sensitivity.save` would write is written here, and what
+            is returned reads from there (``Sensitivity.load(..., lazy=True)``). Meanwhile the sums are in nameless
+            files in the same folder, mapped into memory; at the end both are there, twice the scores' size. None = all
+            in memory.
+        by_layer: True = the gradient of every linear layer's weight is made of the layer's input and the gradient of
+            its output, as that of a quantised one always is, so that no such weight requires a gradient. The scores
+            are the same, unless something reads a weight without calling its layer. Other parameters are autograd's.
         micro_batch_size: Samples per backward pass, where a whole batch does not fit in memory. The meaning is
             unchanged: the batch's gradient is added up before it is squared (this holds one gradient per scored
-            parameter, in the model's type), each piece with its share: of the labels that the loss counts, of the
-            samples, or whole, where the loss is a sum. Which it is, two pieces of each batch tell, apart and together
-            (forward passes of some samples more); a loss that couples samples is refused. None = whole batches.
+            parameter, in the model's type; of the layers that `by_layer` is about in float32, on disk if the scores
+            are), each piece with its share: of the labels that the loss counts, of the samples, or whole, where the
+            loss is a sum. Which it is, two pieces of each batch tell, apart and together (forward passes of some
+            samples more); a loss that couples samples is refused. None = whole batches.
         keep_gradients: Also return Σ over batches of the gradient, in `Sensitivity.gradients`: what a gradient-aligned
             start of a LoRA and its gain need. Costs one float32 per scored parameter, during the pass and in the file.
         keep_halves: Also return the scores of every second batch and of the others, in `Sensitivity.halves`, from which
@@ -94,7 +112,7 @@ def estimate_sensitivity(
         progress: True = a progress bar, or a function of (batches done, batches in all or None).
 
     Returns:
-        The scores, on the CPU, with the outline and where they come from.
+        The scores, on the CPU or in `score_file`, with the outline and where they come from.
 
     Raises:
         AllocationMismatchError: If `sites` belong to another model.
@@ -103,8 +121,9 @@ def estimate_sensitivity(
             read, or others in another process; if the loss is no classification and there is no `loss_fn`, or is not
             made up of those of its micro-batches.
         ModelError: If no gradient reaches the ranked parameters, the model is wrapped for several processes, its head
-            is in doubt, or it has nothing that `dropout` could switch on.
+            is in doubt, it has nothing that `dropout` could switch on, or a quantised layer lets no gradient through.
         NonFiniteError: If a loss or a score is not finite.
+        OutputError: If `score_file` cannot be written.
 
     Source:
         He et al., ICCV 2023 (arXiv 2303.08566), equations 3 and 4. The published code leaves drop-path on, which makes
@@ -114,21 +133,26 @@ def estimate_sensitivity(
     _check_unwrapped(model)
     model = unwrapped(model)
     outline = _outline(model, sites, head)
-    parameters = dict(model.named_parameters())
-    ranked = {name: parameters[name] for name in dict.fromkeys(site.parameter for site in outline.sites)}
+    weights = weights_of(model, (site.parameter for site in outline.sites))
+    store = _store(score_file, score_device)
     started = time.perf_counter()
     if criterion in WEIGHT_CRITERIA:
         _check_reads_data(criterion, keep_gradients=keep_gradients, keep_halves=keep_halves)
-        found = _score_weights(ranked, criterion, score_dtype, seed)
+        found = _score_weights(weights, criterion, score_dtype, seed, store)
     elif batches is None:
         raise ArgumentError(f"`batches` must be given for the criterion '{criterion}'. Got None.")
     else:
-        device = None if score_device is None else torch.device(score_device)
-        rule = GRADIENT_CRITERIA[criterion]
-        accumulator = Accumulator(
-            ranked, rule, score_dtype, device, keep_gradients=keep_gradients, keep_halves=keep_halves
-        )
         processes = Processes.found() if distributed else Processes()
+        accumulator = Accumulator(
+            model,
+            weights,
+            GRADIENT_CRITERIA[criterion],
+            score_dtype,
+            store,
+            by_layer=by_layer,
+            keep_gradients=keep_gradients,
+            keep_halves=keep_halves,
+        )
         one = Pass(model, accumulator, loss_fn, micro_batch_size, processes, seed if dropout else None)
         details = one.run(batches, num_batches, progress)
         _check_enough(criterion, details["num_batches"], halves=keep_halves)
@@ -142,7 +166,34 @@ def estimate_sensitivity(
         "score_dtype": str(score_dtype).removeprefix("torch."),
         "versions": {"sensitune": importlib.metadata.version("sensitune"), "torch": str(torch.__version__)},
     }
-    return Sensitivity(found.scores, outline, metadata, found.gradients, found.halves)
+    sensitivity = Sensitivity(found.scores, outline, metadata, found.gradients, found.halves)
+    return sensitivity if score_file is None else _filed(sensitivity, score_file, distributed=distributed)
+
+
+def _store(score_file: str | os.PathLike[str] | None, score_device: torch.device | str | None) -> Store:
+    if score_file is None:
+        return MemoryStore(None if score_device is None else torch.device(score_device))
+    if score_device is not None:
+        raise ArgumentError("`score_file` keeps the scores on disk. Leave `score_device` out.")
+    path = Path(score_file)
+    with naming_failure(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return DiskStore(path)
+
+
+def _filed(sensitivity: Sensitivity, path: str | os.PathLike[str], *, distributed: bool) -> Sensitivity:
+    """The same from its file, which one process writes for all."""
+    processes = Processes.found() if distributed else Processes()
+    failure = None
+    try:
+        if processes.rank == 0:
+            sensitivity.save(path)
+    except Exception as error:  # the others wait for it
+        failure = error
+    for found in processes.gather(failure):
+        if found is not None:
+            raise found
+    return Sensitivity.load(path, lazy=True)
 
 
 @dataclass(frozen=True)
@@ -210,9 +261,10 @@ def _outline(
             f"`head` is {head!r}, but the outline given as `sites` has the head {', '.join(sites.head) or 'none'}. "
             "Leave `head` out, or give it to `outline_model`."
         )
-    parameters = dict(model.named_parameters())
+    modules = dict(model.named_modules())
     for site in sites.sites:
-        parameter = parameters.get(site.parameter)
+        owner = modules.get(site.module)
+        parameter = None if owner is None else as_computed(owner, site.name)
         if parameter is None or not site.fits(parameter):
             found = "no such parameter" if parameter is None else f"shape {tuple(parameter.shape)}"
             raise AllocationMismatchError(
@@ -233,11 +285,15 @@ def _limited(outline: ModelOutline, sites: tuple[Site, ...]) -> ModelOutline:
 
 @torch.no_grad()
 def _score_weights(
-    ranked: Mapping[str, nn.Parameter], criterion: CriterionName, score_dtype: torch.dtype, seed: int
+    weights: Mapping[str, Weight], criterion: CriterionName, score_dtype: torch.dtype, seed: int, store: Store
 ) -> _Found:
     generator = torch.Generator().manual_seed(seed)
     score = WEIGHT_CRITERIA[criterion]
-    scores = {name: score(weight, generator).to("cpu", score_dtype) for name, weight in ranked.items()}
+    scores = {}
+    for name, weight in weights.items():
+        scores[name] = store.zeros(weight.shape, score_dtype, torch.device("cpu"))
+        scores[name].copy_(score(weight.value(), generator))
+    scores = {name: each.cpu() for name, each in scores.items()}
     return _Found(scores, {"num_batches": 0} | ({"seed": seed} if criterion == "random" else {}))
 
 

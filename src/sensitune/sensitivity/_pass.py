@@ -15,12 +15,14 @@ from torch import nn
 from sensitune.errors import ArgumentError, DataError, ModelError, NonFiniteError
 from sensitune.sensitivity._accumulator import Accumulator
 from sensitune.sensitivity._batches import Batch, LossFn, batch_size_of, placed
+from sensitune.sensitivity._checkpointing import keep_checkpointing
 from sensitune.sensitivity._dropout import dropout_modules, masks_of
 from sensitune.sensitivity._loss import default_loss
 from sensitune.sensitivity._micro_batches import cut, find_way, shares, take, ways_to_count
 from sensitune.sensitivity._processes import Processes
 from sensitune.sensitivity._progress import Progress, progress_reporter
 from sensitune.sensitivity._state import borrowed
+from sensitune.sites import stored_bytes_kept
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Pass:
         if length is not None and 0 < length < (num_batches or 1):
             raise DataError(_too_few(length, num_batches))
         total = length if num_batches is None else num_batches
-        with borrowed(self.model), progress_reporter(progress, total) as report:
+        with stored_bytes_kept(self.model), borrowed(self.model), progress_reporter(progress, total) as report:
             self._prepare()
             with self.accumulator.attached(), torch.enable_grad():
                 mine = self._part(islice(batches, num_batches), report)
@@ -140,16 +142,19 @@ class Pass:
             module.training = False
         for module in [] if self.dropout_seed is None else dropout_modules(self.model):
             module.training = True
+        keep_checkpointing(self.model)
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
 
     def _one(self, batch: Batch, index: int) -> tuple[int | None, float]:
         """Size and loss of a batch, once its gradients are folded."""
-        first = next(self.model.parameters())
-        dtype = first.dtype if first.is_floating_point() and self.loss_fn is None else None
+        dtype = next((each.dtype for each in self.model.parameters() if each.is_floating_point()), None)
+        dtype = dtype if self.loss_fn is None else None
+        # accelerate takes the batch on to the devices that an offloaded model runs on.
+        device = next((each.device for each in self.model.parameters() if not each.is_meta), torch.device("cpu"))
         masks = nullcontext() if self.dropout_seed is None else masks_of(self.dropout_seed, index, self.model)
         with masks:
-            loss = self._batch(placed(batch, first.device, dtype), index)
+            loss = self._batch(placed(batch, device, dtype), index)
         return batch_size_of(batch), loss
 
     def _batch(self, batch: Batch, index: int) -> float:
@@ -168,10 +173,11 @@ class Pass:
         counted = [(rows, share) for rows, share in zip(pieces, shares(way, pieces), strict=True) if share]
         mean_loss = 0.0
         for number, (rows, share) in enumerate(counted, start=1):
-            self.accumulator.complete = number == len(counted)
+            self.accumulator.start_piece(complete=number == len(counted))
             loss = self._loss(take(batch, rows) if len(pieces) > 1 else batch, index)
             mean_loss += loss.item() * share
-            (loss * share).backward()
+            with self.accumulator.arriving():
+                (loss * share).backward()
         self.accumulator.finish_batch(index)
         return mean_loss
 

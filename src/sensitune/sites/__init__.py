@@ -17,6 +17,13 @@ from sensitune.sites._geometry import Geometry, is_conv1d
 from sensitune.sites._head import find_head, name_head
 from sensitune.sites._outline import find_sites, outline_model
 from sensitune.sites._plain import is_plain_convolution, is_plain_linear
+from sensitune.sites._quantised import (
+    as_computed,
+    dequantised_weight,
+    quantised_kind,
+    repacked_by,
+    stored_bytes_kept,
+)
 from sensitune.sites._roles import is_token, parent_reads_weight
 from sensitune.sites._shared import tied_places
 from sensitune.sites._types import Kind, ModelOutline, Site
@@ -27,6 +34,8 @@ __all__ = [
     "Kind",
     "ModelOutline",
     "Site",
+    "as_computed",
+    "dequantised_weight",
     "empty_caches",
     "find_head",
     "find_sites",
@@ -38,6 +47,9 @@ __all__ = [
     "name_head",
     "outline_model",
     "parent_reads_weight",
+    "quantised_kind",
+    "repacked_by",
+    "stored_bytes_kept",
     "tied_places",
     "unwrapped",
 ]

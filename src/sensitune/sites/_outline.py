@@ -16,6 +16,7 @@ from sensitune.sites._computed import computed_weights
 from sensitune.sites._geometry import is_conv1d
 from sensitune.sites._head import find_head
 from sensitune.sites._names import block_of, find_blocks, operation_name
+from sensitune.sites._quantised import as_computed, quantised_kind, unknown_storage
 from sensitune.sites._roles import clears_key_bias, is_position_embedding, is_token, parent_reads_weight
 from sensitune.sites._shared import all_names, tied_places
 from sensitune.sites._slices import Slices, fused_slices
@@ -166,10 +167,13 @@ class _Sorter:
     def sort(self, name: str, parameter: torch.Tensor) -> None:
         """Put one parameter where it belongs, whatever of its names says so."""
         names = self._names[name]
+        owner_name, _, own = name.rpartition(".")
+        seen = as_computed(self._modules[owner_name], own)
+        assert seen is not None
         if _within(names, self._head):
-            self._head_params += parameter.numel()
+            self._head_params += seen.numel()
             return
-        self._backbone_params += parameter.numel()
+        self._backbone_params += seen.numel()
         tied = self._tied.get(id(parameter), ())
         if self._exclude.match(*names):
             self._freeze(name, tied, "excluded by `exclude`")
@@ -180,7 +184,7 @@ class _Sorter:
         elif tied:
             self._freeze(name, tied, f"{' and '.join(f'`{each}`' for each in tied)} are one tied parameter")
         else:
-            self._rank(name, parameter)
+            self._rank(name, seen)
 
     def _freeze(self, name: str, tied: tuple[str, ...], reason: str) -> None:
         self._frozen |= dict.fromkeys((name, *tied), reason)
@@ -188,9 +192,13 @@ class _Sorter:
     def _frozen_reason(self, name: str, parameter: torch.Tensor, *, bound: bool) -> str | None:
         """Why a parameter stays frozen, if it does; one that is `bound` to stay so cannot be included."""
         names = self._names[name]
-        if not parameter.is_floating_point():
-            owner = self._modules[name.rpartition(".")[0]]
-            return f"stored as {parameter.dtype} by {type(owner).__name__}; quantised weights have no exact gradient"
+        module_name, _, own = name.rpartition(".")
+        owner = self._modules[module_name]
+        quantised = own == "weight" and quantised_kind(owner) is not None
+        if not quantised and (reason := unknown_storage(owner, parameter)):
+            return reason
+        if quantised and parent_reads_weight(self._parent(module_name), module_name.rpartition(".")[2]):
+            return f"stored in few bits by {type(owner).__name__} and read by its parent, which never calls the layer"
         computed = _within(names, self._computed)
         if computed:
             return self._computed[computed]
