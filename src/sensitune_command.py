@@ -31,6 +31,8 @@ COMMANDS = {
     "data": "get a benchmark onto the disk: VTAB-1k from its sources, the hub or an archive",
     "sites": "what of a model can be tuned, and what stays frozen and why",
 }
+_SHARED = ("run", "sensitivity", "allocate", "train", "evaluate")
+"""What several processes do together, as torchrun and ``accelerate launch`` start them."""
 
 
 class _Stopped(KeyboardInterrupt):
@@ -100,9 +102,7 @@ class _Signals:
 
     def end(self) -> int:
         """Say that the command was interrupted; return its exit code."""
-        with suppress(OSError):  # the terminal may be gone
-            sys.stderr.write("Interrupted. The same command goes on where it stopped.\n")
-            sys.stderr.flush()
+        _say("Interrupted. The same command goes on where it stopped.")
         return 128 + (self.received or signal.SIGINT)
 
 
@@ -125,19 +125,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     try:
         with _SIGNALS.caught():
-            return _dispatch(list(sys.argv[1:] if argv is None else argv))
+            return _answered(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as end:  # from the parser: --help, or arguments it cannot make sense of
         return end.code if isinstance(end.code, int) else 2
     except KeyboardInterrupt:
         return _SIGNALS.end()
+
+
+def _answered(arguments: list[str]) -> int:
+    """Run a command line; a mistake is a sentence and exit code 2."""
+    # The signals are still caught: where several processes work together, a launcher ends the one that speaks, too.
+    try:
+        return _dispatch(arguments)
     except Exception as error:
         if _SIGNALS.received is not None:  # what a library made of it, such as of its own processes' end
             return _SIGNALS.end()
         said = _sentence(error)
         if said is None or os.environ.get("SENSITUNE_DEBUG") == "1":
             raise
-        sys.stderr.write(f"error: {_shown(said)}\n")
+        _say(f"error: {_shown(said)}")
         return 2
+
+
+def _say(sentence: str) -> None:
+    """One line on standard error; of several processes that work together, one says something."""
+    processes = sys.modules.get("sensitune._processes")
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    first = os.environ.get("RANK", "0") == "0"
+    if alone or (first if processes is None else processes.VOICE.is_ours()):
+        with suppress(OSError):  # the terminal may be gone
+            sys.stderr.write(f"{sentence}\n")
+            sys.stderr.flush()
 
 
 def _shown(message: str) -> str:
@@ -163,6 +181,13 @@ def _dispatch(arguments: list[str]) -> int:
         close = get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
         sys.stderr.write(
             f"error: {command!r} is not a command. The closest one is {close!r}; see `sensitune --help`.\n"
+        )
+        return 2
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count.isdecimal() and int(count) > 1 and "RANK" in os.environ and command not in _SHARED:
+        _say(
+            f"error: `sensitune {command}` is for one process, and {count} were started. Start it without the "
+            f"launcher. Processes share: {', '.join(_SHARED)}."
         )
         return 2
     with _SIGNALS.end_at_once():

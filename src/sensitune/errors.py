@@ -79,3 +79,7 @@ class OutputError(SensituneError, OSError):
 
 class SweepError(SensituneError, RuntimeError):
     """Runs of a sweep that failed while the others went on."""
+
+
+class ProcessError(SensituneError, RuntimeError):
+    """A process that failed, or is gone, while others work with it on one run."""

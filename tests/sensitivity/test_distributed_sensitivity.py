@@ -15,9 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
+from sensitune._processes import Processes
 from sensitune.errors import DataError, ModelError, SensituneError
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
-from sensitune.sensitivity._processes import Processes
 from sensitune.sites import Site
 
 PROCESSES = 2

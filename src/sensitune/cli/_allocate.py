@@ -10,7 +10,7 @@ import tyro
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.report import allocation_table
-from sensitune.runs import Run
+from sensitune.runs import Run, RunFolder, joined_processes
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,13 +24,14 @@ def allocate(run: tyro.conf.Positional[Path], /) -> None:
     Args:
         run: Run folder, from `sensitune sensitivity` or `sensitune run`; scores that are missing are made first.
     """
-    console = make_console()
-    with reporting(console) as reporter:
-        opened = Run.load(run, reporter=reporter)
-        with opened.folder.writing():
-            allocation = opened.allocation()
-    if allocation is None:
-        console.print(f"The method {opened.config.method.name} places nothing; `sensitune train {run}` goes on.")
-        return
-    console.print(allocation_table(allocation))
-    show_path(console, "allocation", opened.folder.allocation)
+    with joined_processes(RunFolder.load(run).config.compute.device):
+        console = make_console()
+        with reporting(console) as reporter:
+            opened = Run.load(run, reporter=reporter)
+            with opened.folder.writing():
+                allocation = opened.allocation()
+        if allocation is None:
+            console.print(f"The method {opened.config.method.name} places nothing; `sensitune train {run}` goes on.")
+            return
+        console.print(allocation_table(allocation))
+        show_path(console, "allocation", opened.folder.allocation)

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sensitune._processes import Processes
 from sensitune._text import visible
 from sensitune.runs import Reporter, Silent
 
@@ -18,8 +19,8 @@ from sensitune.runs import Reporter, Silent
 class PlainConsole(Console):
     """Prints text as it stands: nothing in it is markup, an emoji's name or an order to the terminal."""
 
-    def __init__(self, *, width: int | None = None) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, width=width)
+    def __init__(self, *, width: int | None = None, quiet: bool = False) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, width=width, quiet=quiet)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print lines of text, or what rich can draw.
@@ -98,6 +99,9 @@ def reporting(console: Console, *, always: bool = False) -> Iterator[Reporter]:
     Yields:
         Bars on a terminal; elsewhere lines if `always`, else nothing.
     """
+    if console.quiet:
+        yield Silent()
+        return
     if not console.is_terminal:
         yield LineReporter(console) if always else Silent()
         return
@@ -108,9 +112,10 @@ def reporting(console: Console, *, always: bool = False) -> Iterator[Reporter]:
 
 
 def make_console() -> Console:
-    """Standard output; tables are not squeezed where it is no terminal."""
-    console = PlainConsole()
-    return console if console.is_terminal else PlainConsole(width=160)
+    """Standard output, of the first process alone; tables are not squeezed where it is no terminal."""
+    quiet = not Processes.found().is_first
+    console = PlainConsole(quiet=quiet)
+    return console if console.is_terminal else PlainConsole(width=160, quiet=quiet)
 
 
 def show_path(console: Console, what: str, path: Path) -> None:

@@ -10,7 +10,7 @@ import tyro
 
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
-from sensitune.runs import DeviceName, Run
+from sensitune.runs import DeviceName, Run, RunFolder, joined_processes
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -34,10 +34,11 @@ def evaluate(
         weights: Those of the last epoch, or of the epoch the validation split chose.
         device: Where it runs; the run's own setting by default.
     """
-    console = make_console()
-    with reporting(console) as reporter:
-        opened = Run.load(run, device=device, reporter=reporter)
-        with opened.folder.writing():
-            found = opened.evaluate(split=split, weights=weights)
-    console.print(f"{split} accuracy {found.accuracy:.2%} (loss {found.loss:.4f}) on {found.num_images:,} images")
-    show_path(console, "evaluation", opened.folder.evaluation)
+    with joined_processes(RunFolder.load(run, device=device).config.compute.device):
+        console = make_console()
+        with reporting(console) as reporter:
+            opened = Run.load(run, device=device, reporter=reporter)
+            with opened.folder.writing():
+                found = opened.evaluate(split=split, weights=weights)
+        console.print(f"{split} accuracy {found.accuracy:.2%} (loss {found.loss:.4f}) on {found.num_images:,} images")
+        show_path(console, "evaluation", opened.folder.evaluation)

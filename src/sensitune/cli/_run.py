@@ -9,7 +9,7 @@ from rich.console import Console
 from sensitune.cli._arguments import asked_run
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.report import ComparisonRow, allocation_table, comparison_table, write_report
-from sensitune.runs import Run, RunFolder, stability_of
+from sensitune.runs import Run, RunFolder, joined_processes, stability_of
 
 DESCRIPTION = """Tune a pretrained vision model on your own images, under a budget of trainable parameters.
 
@@ -19,13 +19,16 @@ written to the run folder; the same command goes on where it stopped."""
 
 def main(arguments: Sequence[str]) -> None:
     """Run the subcommand."""
-    with asked_run(arguments, command="run", description=DESCRIPTION) as asked:
+    with (
+        asked_run(arguments, command="run", description=DESCRIPTION) as asked,
+        joined_processes(asked.config.compute.device) as processes,
+    ):
         console = make_console()
         with RunFolder(asked.folder, asked.config).writing():
             with reporting(console) as reporter:
                 run = Run.open(asked.folder, asked.config, reporter=reporter)
                 run.train()
-            _show(console, run)
+            processes.first(lambda: _show(console, run))
 
 
 def _show(console: Console, run: Run) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sensitune.cli._arguments import asked_run
 from sensitune.cli._console import make_console, reporting, show_path
-from sensitune.runs import Run, RunFolder
+from sensitune.runs import Run, RunFolder, joined_processes
 
 DESCRIPTION = """Score every parameter of a pretrained model by how much it matters for your images.
 
@@ -15,7 +15,10 @@ Makes the run folder; `sensitune allocate` and `sensitune train` go on from ther
 
 def main(arguments: Sequence[str]) -> None:
     """Run the subcommand."""
-    with asked_run(arguments, command="sensitivity", description=DESCRIPTION) as asked:
+    with (
+        asked_run(arguments, command="sensitivity", description=DESCRIPTION) as asked,
+        joined_processes(asked.config.compute.device),
+    ):
         console = make_console()
         with RunFolder(asked.folder, asked.config).writing(), reporting(console) as reporter:
             run = Run.open(asked.folder, asked.config, reporter=reporter)

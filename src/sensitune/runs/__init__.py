@@ -27,6 +27,7 @@ from sensitune.runs._config import RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation
 from sensitune.runs._export import export
 from sensitune.runs._folder import RunFolder, check_finished
+from sensitune.runs._launch import joined_processes
 from sensitune.runs._presets import preset_settings, with_preset
 from sensitune.runs._reporter import Reporter, Silent
 from sensitune.runs._run import Run
@@ -53,6 +54,7 @@ __all__ = [
     "compare",
     "comparing",
     "export",
+    "joined_processes",
     "merge",
     "open_image",
     "predict",

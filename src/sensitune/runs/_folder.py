@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sensitune._files import atomic_write
 from sensitune._lock import one_writer
+from sensitune._processes import Processes
 from sensitune._schema import dump_yaml, load, to_plain, write_json
 from sensitune.errors import RunFolderError
 from sensitune.runs._config import RECORDED_KEY, RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation
+from sensitune.runs._launch import surroundings
 from sensitune.runs._settings import DeviceName
 from sensitune.training import Recipe, TrainingFolder
 
-_PACKAGES = ("sensitune", "torch", "torchvision", "timm", "peft", "transformers", "accelerate", "datasets")
 # Where a run is computed does not make it another run.
 _FREE_SETTINGS = frozenset({"compute"})
 # Nor does it matter to a finished run where its images lie by now.
@@ -93,17 +92,25 @@ class RunFolder:
                 folder.write_settings()
         return folder
 
-    def writing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def writing(self) -> Iterator[None]:
         """Be the only one who works in the folder; within one thread as often as it likes.
 
-        Returns:
-            The context, on whose entry what killed processes have left is removed.
+        On entry what killed processes have left is removed. Of processes that work together the first holds it.
+
+        Yields:
+            Nothing.
 
         Raises:
             RunFolderError: If the folder is none of a run's, or another process works there.
         """
+        with ExitStack() as held:
+            Processes.found().first(lambda: self._hold(held))
+            yield
+
+    def _hold(self, held: ExitStack) -> None:
         self._names()
-        return one_writer(self.path)
+        held.enter_context(one_writer(self.path))
 
     def _names(self) -> set[str]:
         """What the folder holds, refused if that is not a run."""
@@ -148,7 +155,7 @@ class RunFolder:
         """Write ``run.yaml``, and let go of a training that has not ended an epoch."""
         shutil.rmtree(self.training.checkpoints, ignore_errors=True)
         with atomic_write(self.settings) as temporary:
-            values = self.config.to_dict() | {RECORDED_KEY: _surroundings()}
+            values = self.config.to_dict() | {RECORDED_KEY: {"versions": surroundings()}}
             temporary.write_text(dump_yaml(values), encoding="utf-8")
 
     @classmethod
@@ -238,7 +245,3 @@ def _differences(recorded: Any, asked: Any, free: frozenset[str], name: str = ""
             yield from _differences(recorded.get(key), asked.get(key), free, f"{name}.{key}" if name else key)
     else:
         yield f"`{name}` is {recorded!r}, not {asked!r}"
-
-
-def _surroundings() -> dict[str, Any]:
-    return {"versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from sensitune._processes import Processes
 from sensitune.backbones import Backbone, BackboneSpec, check_backbone, load_backbone, rebuild_backbone
 from sensitune.data import DataSettings, ImageData, ImageTransform, batches, load_data
-from sensitune.sites import ModelOutline, outline_model
-from sensitune.training import HeadStart, fit_head, resolve_device
+from sensitune.errors import ProcessError
+from sensitune.sites import ModelOutline, find_head, outline_model
+from sensitune.training import HeadStart, check_enough_images, fit_head, resolve_device
 
 if TYPE_CHECKING:
     from sensitune.runs._config import RunConfig
@@ -70,17 +75,25 @@ class Ingredients:
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone and its new head as every stage starts from them: to be looked at, never changed or moved."""
-        backbone, splits = self._loaded, self.data.dataset
+        backbone = self._loaded
         if self._head_start == "probe":
-            model = backbone.model.to(resolve_device(self._device))
-            parts = [
-                batches(splits[split], self.transform, batch_size=64)
-                for split in ("train", "validation")
-                if split in splits
-            ]
-            fit_head(model, *parts)
-            model.to("cpu")
+            # Fitted once: what is solved on another machine may differ in its last digits.
+            fitted = Processes.found().first(self._fit_head)
+            backbone.model.load_state_dict(fitted, strict=False)
         return backbone
+
+    def _fit_head(self) -> dict[str, Tensor]:
+        """Fit the head in place; what the fit has changed, by name."""
+        splits, model = self.data.dataset, self._loaded.model
+        parts = [
+            batches(splits[split], self.transform, batch_size=64)
+            for split in ("train", "validation")
+            if split in splits
+        ]
+        fit_head(model.to(resolve_device(self._device)), *parts)
+        model.to("cpu")
+        head = tuple(f"{name}." for name in find_head(model))
+        return {name: value for name, value in model.state_dict().items() if name.startswith(head)}
 
     @cached_property
     def _loaded(self) -> Backbone:
@@ -103,6 +116,28 @@ class Ingredients:
         """
         backbone, _ = self._loaded, self.transform
         check_backbone(backbone, num_classes=self.data.num_classes, drop_path=drop_path)
+
+    def check_alike(self) -> None:
+        """Make sure that processes that work together have the same weights and images, and no more than images.
+
+        Raises:
+            ProcessError: If one has others.
+            DataError: If there are fewer training images than processes.
+        """
+        processes = Processes.found()
+        if processes.count == 1:
+            return
+        check_enough_images(len(self.data.dataset["train"]))
+        mine = {"weights": self._loaded.weights_hash} | {
+            f"images of the {split} split": hashlib.sha256(str(list(images["label"][:])).encode()).hexdigest()
+            for split, images in self.data.dataset.items()
+        }
+        found = processes.gather(mine)
+        for rank, theirs in enumerate(found):
+            if different := [what for what, value in found[0].items() if theirs.get(what) != value]:
+                raise ProcessError(
+                    f"Process {rank} has other {different[0]} than process 0. Give every process the same files."
+                )
 
     def fresh_backbone(self, *, drop_path: float = 0.0) -> Backbone:
         """A backbone for a stage of its own, to be moved, tuned and trained; its weights come from memory."""

@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
+from sensitune._processes import Processes
 from sensitune.allocation import Allocation, compute_lora_start
 from sensitune.errors import ArgumentError, DataError, RunFolderError
 from sensitune.runs._config import RunConfig
-from sensitune.runs._evaluation import RecordedEvaluation, Weights
+from sensitune.runs._evaluation import RecordedEvaluation, Weights, show_on_card
 from sensitune.runs._folder import RunFolder
 from sensitune.runs._ingredients import Ingredients
+from sensitune.runs._launch import check_processes
 from sensitune.runs._lora_start import save_lora_start
 from sensitune.runs._reporter import Reporter, Silent, report_training
 from sensitune.runs._scoring import estimate
@@ -31,7 +33,6 @@ from sensitune.training import (
     load_tuned,
     read_result,
     train,
-    write_card,
 )
 
 
@@ -41,6 +42,9 @@ class Run:
     `sensitivity`, `allocation` and `train` take what they need from the stages before, and what a stage has found is
     read or computed once. Images and backbone are loaded once, when a stage first needs them; each stage that changes
     the model gets one of its own. Make a run with `open` or `load`.
+
+    Where torch.distributed is initialised, its processes work together, and each calls the same methods: the result is
+    that of one process, the first alone writes, and all return the same.
 
     Args:
         folder: Where it lives.
@@ -105,12 +109,15 @@ class Run:
         """
         folder = RunFolder(Path(path), config)
         run = cls(folder, ingredients=ingredients, scores=scores, reporter=reporter)
+        processes = Processes.found()
         with folder.writing():
-            known = folder.is_of_this_run()
-            if read_result(folder.path) is None:
-                run.check()
+            check_processes(folder.path, config.to_dict())
+            known = processes.first(folder.is_of_this_run)
+            if processes.first(run._finished) is None:
+                processes.together(run.check)
+                run.ingredients.check_alike()
             if not known:
-                folder.write_settings()
+                processes.first(folder.write_settings)
         return run
 
     @classmethod
@@ -127,7 +134,9 @@ class Run:
         Returns:
             The run.
         """
-        return cls(RunFolder.load(path, device=device), reporter=reporter)
+        folder = RunFolder.load(path, device=device)
+        check_processes(folder.path, folder.config.to_dict())
+        return cls(folder, reporter=reporter)
 
     @property
     def config(self) -> RunConfig:
@@ -163,19 +172,22 @@ class Run:
             The scores, which stay in the file and are mapped into memory where they are used.
         """
         if self._sensitivity is None:
-            path = self._known_scores()
-            if path is None:
-                self.reporter.stage("Scoring every parameter")
-                scoring, device = self.config.scoring, self.config.compute.device
-                path = self.folder.sensitivity if self._scores is None else self._scores / scoring.file_name
-                with self.folder.writing():
-                    estimate(scoring, self.ingredients, device=device, progress=self.reporter.step).save(path)
+            path = Processes.found().first(self._known_scores) or self._score()
             self._sensitivity = Sensitivity.load(path, lazy=True)
         return self._sensitivity
 
+    def _score(self) -> Path:
+        self.reporter.stage("Scoring every parameter")
+        scoring, device = self.config.scoring, self.config.compute.device
+        path = self.folder.sensitivity if self._scores is None else self._scores / scoring.file_name
+        with self.folder.writing():
+            found = estimate(scoring, self.ingredients, device=device, progress=self.reporter.step)
+            Processes.found().first(lambda: found.save(path))
+        return path
+
     def known_sensitivity(self) -> Sensitivity | None:
         """The scores if they are there; nothing is computed."""
-        return None if self._known_scores() is None else self.sensitivity()
+        return None if Processes.found().first(self._known_scores) is None else self.sensitivity()
 
     def _known_scores(self) -> Path | None:
         if self._scores is None:
@@ -191,17 +203,19 @@ class Run:
             The allocation; None if the method places nothing.
         """
         if self._allocation is None:
-            if self.folder.allocation.exists():
-                self._allocation = Allocation.load(self.folder.allocation)
-            else:
-                with self.folder.writing():
-                    self._allocation = self._allocate()
+            self._allocation = Processes.found().first(self._known_allocation)
+        if self._allocation is None:
+            with self.folder.writing():
+                sensitivity = self.sensitivity() if self.config.needs_scores else None
+                self.reporter.stage("Deciding what is tuned")
+                self._allocation = Processes.found().first(lambda: self._allocate(sensitivity))
         return self._allocation
 
-    def _allocate(self) -> Allocation | None:
+    def _known_allocation(self) -> Allocation | None:
+        return Allocation.load(self.folder.allocation) if self.folder.allocation.exists() else None
+
+    def _allocate(self, sensitivity: Sensitivity | None) -> Allocation | None:
         config, method, settings = self.config, self.config.method, self.config.allocation
-        sensitivity = self.sensitivity() if config.needs_scores else None
-        self.reporter.stage("Deciding what is tuned")
         if self._placed is not None:
             allocation: Allocation | None = self._placed
         else:
@@ -223,13 +237,17 @@ class Run:
             The training's numbers.
         """
         if self._result is None:
-            finished = read_result(self.folder.path)
+            processes = Processes.found()
+            finished = processes.first(self._finished)
             if finished is None:
                 with self.folder.writing():
-                    finished = read_result(self.folder.path) or self._train()
-            self.folder.remove_checkpoints()
+                    finished = processes.first(self._finished) or self._train()
+            processes.first(self.folder.remove_checkpoints)
             self._result = finished
         return self._result
+
+    def _finished(self) -> TrainingResult | None:
+        return read_result(self.folder.path)
 
     def _train(self) -> TrainingResult:
         self.allocation()
@@ -294,7 +312,7 @@ class Run:
             DataError: If the data has no such split.
         """
         adapter = self.folder.training.adapter if weights == "last" else self.folder.training.chosen_adapter
-        if not adapter.exists():
+        if not Processes.found().first(adapter.exists):
             raise RunFolderError(
                 f"{self.folder.path} has no {adapter.name} yet. Train it first: `sensitune train {self.folder.path}`."
             )
@@ -319,19 +337,10 @@ class Run:
             num_workers=config.compute.num_workers,
             progress=self.reporter.step,
         )
-        if split == "test":
-            self._show_on_card(found.accuracy, weights)
-        self.folder.write_evaluation(RecordedEvaluation.of(found, split=split, weights=weights))
+        Processes.found().first(lambda: self._record(found, split, weights))
         return found
 
-    def _show_on_card(self, test_accuracy: float, weights: Weights) -> None:
-        result = read_result(self.folder.path)
-        if result is None:
-            return  # the training is not finished, and will write the card
-        name = "test_accuracy_last" if weights == "last" else "test_accuracy_chosen"
-        write_card(
-            self.folder.path,
-            weights,
-            recipe=self.config.recipe,
-            result=replace(result, **{name: test_accuracy}),  # type: ignore[arg-type]
-        )
+    def _record(self, found: Evaluation, split: str, weights: Weights) -> None:
+        if split == "test":
+            show_on_card(self.folder.path, self.config.recipe, found.accuracy, weights)
+        self.folder.write_evaluation(RecordedEvaluation.of(found, split=split, weights=weights))

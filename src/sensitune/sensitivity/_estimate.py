@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from sensitune._files import naming_failure
+from sensitune._processes import Processes
 from sensitune.errors import AllocationMismatchError, ArgumentError, DataError, ModelError
 from sensitune.sensitivity._accumulator import Accumulator
 from sensitune.sensitivity._batches import Batch, LossFn
 from sensitune.sensitivity._criteria import CRITERIA, GRADIENT_CRITERIA, WEIGHT_CRITERIA, CriterionName
 from sensitune.sensitivity._pass import Pass
-from sensitune.sensitivity._processes import Processes
 from sensitune.sensitivity._progress import Progress
 from sensitune.sensitivity._sensitivity import Sensitivity
 from sensitune.sensitivity._store import DiskStore, MemoryStore, Store

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sensitune._processes import Processes
 from sensitune.errors import ArgumentError, DataError, ModelError, NonFiniteError
 from sensitune.sensitivity._accumulator import Accumulator
 from sensitune.sensitivity._batches import Batch, LossFn, batch_size_of, placed
@@ -19,7 +20,6 @@ from sensitune.sensitivity._checkpointing import keep_checkpointing
 from sensitune.sensitivity._dropout import dropout_modules, masks_of
 from sensitune.sensitivity._loss import default_loss
 from sensitune.sensitivity._micro_batches import cut, find_way, shares, take, ways_to_count
-from sensitune.sensitivity._processes import Processes
 from sensitune.sensitivity._progress import Progress, progress_reporter
 from sensitune.sensitivity._state import borrowed
 from sensitune.sites import stored_bytes_kept

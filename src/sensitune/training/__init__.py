@@ -37,6 +37,7 @@ from sensitune.training._result import (
     read_result,
 )
 from sensitune.training._run_card import write_card
+from sensitune.training._shares import check_enough_images
 from sensitune.training._train import train
 from sensitune.training._weights import load_weights
 
@@ -49,6 +50,7 @@ __all__ = [
     "TrainingFolder",
     "TrainingProgress",
     "TrainingResult",
+    "check_enough_images",
     "check_precision",
     "evaluate",
     "fit_head",

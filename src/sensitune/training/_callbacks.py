@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from sensitune._processes import Processes
 from sensitune.training._result import EpochMetrics, TrainingFolder, TrainingProgress, chosen_epoch, write_metrics
 from sensitune.training._weights import save_weights
 
@@ -45,7 +46,7 @@ class EpochRecorder(TrainerCallback):
             return
         seconds = time.perf_counter() - self._started
         self.metrics.append(EpochMetrics(len(self.metrics) + 1, logs["loss"], logs["learning_rate"], seconds))
-        write_metrics(self.folder.metrics, self.metrics)
+        Processes.found().first(self._write)
 
     def on_evaluate(
         self,
@@ -61,14 +62,17 @@ class EpochRecorder(TrainerCallback):
         self.metrics[-1] = replace(
             self.metrics[-1], validation_accuracy=metrics["eval_accuracy"], validation_loss=metrics["eval_loss"]
         )
-        write_metrics(self.folder.metrics, self.metrics)
+        Processes.found().first(self._write)
         if chosen_epoch(self.metrics) == self.metrics[-1].epoch:
             save_weights(self.model, self.folder.candidate(self.metrics[-1].epoch))
+
+    def _write(self) -> None:
+        write_metrics(self.folder.metrics, self.metrics)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Remove the weights that have been surpassed."""
         chosen = chosen_epoch(self.metrics)
-        if chosen is None:
+        if chosen is None or not Processes.found().is_first:
             return
         for old in set(self.folder.checkpoints.glob("chosen-*")) - {self.folder.candidate(chosen)}:
             shutil.rmtree(old)

@@ -15,7 +15,8 @@ from sensitune.training._recipe import Recipe
 from sensitune.training._result import EpochMetrics, TrainingFolder, chosen_epoch, read_metrics
 from sensitune.training._weights import is_whole
 
-_SAVED_BY_TORCH = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+_SAVED_BY_TORCH = ("optimizer.pt", "scheduler.pt")
+_RANDOM_STATES = "rng_state*.pth"  # one, or one for each of several processes
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ def _refuse_other(recorded: TrainingSetting, asked: TrainingSetting, checkpoints
 
 def _epochs_done(checkpoint: Path) -> int | None:
     """The epochs that a checkpoint holds; None if a part of it is missing or breaks off."""
-    if not is_whole(checkpoint) or not all(zipfile.is_zipfile(checkpoint / name) for name in _SAVED_BY_TORCH):
+    states = list(checkpoint.glob(_RANDOM_STATES))
+    parts = [*(checkpoint / name for name in _SAVED_BY_TORCH), *states]
+    if not is_whole(checkpoint) or not states or not all(map(zipfile.is_zipfile, parts)):
         return None
     path = checkpoint / "trainer_state.json"
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sensitune._processes import Processes
 from sensitune.data import ImageTransform, PreparedImages
 from sensitune.errors import ArgumentError, DataError, NonFiniteError
 from sensitune.training._device import autocast, resolve_device, resolve_dtype
@@ -19,6 +20,7 @@ from sensitune.training._features import FrozenFeatures, loaded
 from sensitune.training._loss import logits_of
 from sensitune.training._modes import evaluation_mode
 from sensitune.training._recipe import Precision
+from sensitune.training._shares import Shares
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,6 +53,7 @@ def evaluate(
     device: str | torch.device = "auto",
     precision: Precision = "auto",
     num_workers: int = 0,
+    distributed: bool = True,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Evaluation:
     """Accuracy and loss of a model on a labelled split, without augmentation. The random state is left as it was.
@@ -64,6 +67,8 @@ def evaluate(
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``.
         num_workers: Processes that read images; 0 reads them in this one.
+        distributed: Where torch.distributed is initialised, the processes share every batch, each must call this, and
+            all get the same answer. False = each process evaluates all images for itself.
         progress: Called with the images done and their number after every batch.
 
     Returns:
@@ -82,6 +87,7 @@ def evaluate(
         device=device,
         precision=precision,
         num_workers=num_workers,
+        processes=Processes.found() if distributed else Processes(),
         progress=progress,
     )
     if not math.isfinite(found.loss):
@@ -100,6 +106,7 @@ def measure(
     device: str | torch.device,
     precision: Precision,
     num_workers: int,
+    processes: Processes | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Evaluation:
     """`evaluate` for those who say themselves what a loss that is not finite comes from."""
@@ -108,14 +115,17 @@ def measure(
     if len(images) == 0:
         raise DataError("A split to evaluate must hold at least one image. Got an empty one.")
     forward = _forward_pass(model, device=device, precision=precision)
-    answers, labels = [], []
+    shares = Shares(len(images), batch_size, Processes.found() if processes is None else processes)
+    answers = []
     with evaluation_mode(model):
-        for pixel_values, classes in loaded(images, batch_size=batch_size, num_workers=num_workers):
-            answers.append(forward(pixel_values))
-            labels.append(classes)
+        batches = loaded(images, batch_size=batch_size, num_workers=num_workers, shares=shares)
+        for number, (pixel_values, labels) in enumerate(batches):
+            start, stop = shares.part(number)
+            answers.append(_Answers.of(forward(pixel_values)[: stop - start], labels[: stop - start]))
             if progress is not None:
-                progress(sum(map(len, labels)), len(images))
-    return _score(torch.cat(answers), torch.cat(labels))
+                progress(min((number + 1) * batch_size, len(images)), len(images))
+    parts = shares.processes.gather(answers)
+    return _score([each for batch in zip(*parts, strict=True) for each in batch])
 
 
 def predict_probabilities(
@@ -188,11 +198,28 @@ def _forward_pass(model: nn.Module, *, device: str | torch.device, precision: Pr
     return forward
 
 
-def _score(logits: Tensor, labels: Tensor) -> Evaluation:
-    predictions = logits.argmax(1)
+@dataclass(frozen=True)
+class _Answers:
+    """To some images: classes, whether they are right, and losses ``[images]``."""
+
+    predictions: Tensor
+    right: Tensor
+    losses: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor) -> _Answers:
+        predictions = logits.argmax(1)
+        losses = functional.cross_entropy(logits.double(), labels, reduction="none")
+        return cls(predictions, predictions == labels, losses)
+
+
+def _score(answers: Sequence[_Answers]) -> Evaluation:
+    predictions, right, losses = (
+        torch.cat([getattr(each, name) for each in answers]) for name in ("predictions", "right", "losses")
+    )
     return Evaluation(
-        accuracy=(predictions == labels).double().mean().item(),
-        loss=functional.cross_entropy(logits.double(), labels).item(),
-        num_images=len(labels),
+        accuracy=right.double().mean().item(),
+        loss=losses.mean().item(),
+        num_images=len(predictions),
         predictions=predictions,
     )

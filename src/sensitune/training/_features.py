@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from torch.utils.data import Dataset as TorchDataset
 
 from sensitune.data import PreparedImages
 from sensitune.sites import find_head
 from sensitune.training._loss import logits_of
 from sensitune.training._modes import evaluation_mode
+from sensitune.training._shares import SharedBatches, Shares
 
 
 class FrozenFeatures(TorchDataset[dict[str, Tensor]]):
@@ -91,11 +92,13 @@ def features_of(
 
 
 def loaded(
-    images: PreparedImages | FrozenFeatures, *, batch_size: int, num_workers: int
+    images: PreparedImages | FrozenFeatures, *, batch_size: int, num_workers: int, shares: Shares | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of a prepared split in its order."""
+    """Batches of a prepared split in its order, or a process's shares of them."""
+    whole = BatchSampler(SequentialSampler(images), batch_size, drop_last=False)
+    batches = whole if shares is None else SharedBatches(SequentialSampler(images), shares)
     # Its own generator: a loader otherwise draws from the global one, and training would depend on being evaluated.
-    loader = DataLoader(images, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator())
+    loader = DataLoader(images, batch_sampler=batches, num_workers=num_workers, generator=torch.Generator())
     for batch in loader:
         yield batch["pixel_values"], batch["labels"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from sensitune.tuner import hold_statistics
@@ -36,3 +37,16 @@ def hold_frozen_parts(model: nn.Module, head: nn.Module | None) -> None:
         model.eval()
         head.train()
     hold_statistics(model)
+
+
+def moves_statistics(model: nn.Module) -> bool:
+    """Whether a step changes buffers: running statistics of norms that are saved whole with the adapter.
+
+    Args:
+        model: What the step runs.
+
+    Returns:
+        True if so.
+    """
+    saved = [wrapper.modules_to_save for wrapper in model.modules() if isinstance(wrapper, ModulesToSaveWrapper)]
+    return any(name.endswith(("running_mean", "running_var")) for each in saved for name, _ in each.named_buffers())

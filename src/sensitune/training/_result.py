@@ -63,6 +63,7 @@ class TrainingResult:
         device: Where it trained.
         precision: ``"float32"`` or ``"bfloat16"``.
         frozen_features: Whether the epochs went through features computed once, the head being all that trains.
+        num_processes: How many processes trained together.
         resumed_after: The epoch whose checkpoint it went on from; None for a run in one piece.
     """
 
@@ -78,6 +79,7 @@ class TrainingResult:
     device: str
     precision: Literal["float32", "bfloat16"]
     frozen_features: bool = False
+    num_processes: PositiveInt = 1
     resumed_after: PositiveInt | None = None
 
     @property

@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from sensitune._processes import Processes
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import ArgumentError, NonFiniteError
 from sensitune.training._checkpoints import TrainingSetting, last_checkpoint, open_checkpoints
@@ -34,6 +35,8 @@ from sensitune.training._result import (
     write_result,
 )
 from sensitune.training._run_card import write_card
+from sensitune.training._shares import check_enough_images
+from sensitune.training._unused import used_parameters_alone
 from sensitune.training._weights import load_weights, save_weights
 
 
@@ -65,6 +68,11 @@ def train(
     epoch to epoch (augmentation, mixup) or the features exceed `cache_bytes`; ``training.json`` says which it was.
 
     Python's, NumPy's and torch's random states are seeded.
+
+    Where torch.distributed is initialised, its processes train together and every one calls this: they share each
+    batch of `recipe.batch_size` images, so that losses and gradients are those of one process up to what is random
+    within a batch (dropout, drop-path, augmentation, and mixup, which pairs images of one share). The first writes;
+    all return the same. A training goes on with any number of processes.
 
     Args:
         model: A PEFT model (or any module with trainable parameters) that maps images [batch, 3, height, width] to
@@ -103,10 +111,11 @@ def train(
         raise ArgumentError(f"`seed` must be a whole number from 0 to {2**32 - 1}. Got {seed}.")
     images = prepare_splits(data, transform, cache_bytes)
     check_model(model, images["train"], data.num_classes)
-    folder = TrainingFolder(Path(output_dir))
+    check_enough_images(len(images["train"]))
+    folder, processes = TrainingFolder(Path(output_dir)), Processes.found()
     setting = TrainingSetting(recipe, seed, len(images["train"]))
-    resumed_after = open_checkpoints(folder, setting, resume=resume)
-    metrics = list(read_metrics(folder.metrics)[:resumed_after]) if resumed_after else []
+    resumed_after = processes.first(lambda: open_checkpoints(folder, setting, resume=resume))
+    metrics = list(processes.first(lambda: read_metrics(folder.metrics)[:resumed_after])) if resumed_after else []
     reading = open_reading(model, images, recipe, device=place, num_workers=num_workers, cache_bytes=cache_bytes)
     run = _Run(model, recipe, reading, folder, place, num_workers, seed, manifest)
     try:
@@ -114,7 +123,7 @@ def train(
         test_accuracy_last, test_accuracy_chosen = run.test(chosen)
     except NonFiniteError:
         # From its checkpoints it would only come here again; without them another recipe can be tried.
-        shutil.rmtree(folder.checkpoints)
+        processes.first(lambda: shutil.rmtree(folder.checkpoints))
         raise
     result = TrainingResult(
         metrics=tuple(metrics),
@@ -126,10 +135,7 @@ def train(
         resumed_after=resumed_after,
         **run.facts(),
     )
-    run.describe(result)
-    write_result(folder, result)
-    shutil.rmtree(folder.checkpoints)
-    return result
+    return processes.first(lambda: run.finish(result))
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,9 @@ class _Run:
                 seed=self.seed,
                 callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
             )
-            trainer.train(resume_from_checkpoint=last_checkpoint(self.folder))
+            trainer.create_optimizer()  # of all that trains: any number of processes can then go on from another's
+            with used_parameters_alone(self.reading.module, self.reading.splits["train"][0]["pixel_values"][None]):
+                trainer.train(resume_from_checkpoint=Processes.found().first(lambda: last_checkpoint(self.folder)))
         check_finite_weights(self.model)
         save_weights(self.model, self.folder.adapter, manifest=self.manifest)
         return chosen_epoch(metrics)
@@ -181,7 +189,7 @@ class _Run:
             row = replace(row, validation_accuracy=validation.accuracy, validation_loss=validation.loss)
             save_weights(self.model, self.folder.candidate(0))
         metrics.append(row)
-        write_metrics(self.folder.metrics, metrics)
+        Processes.found().first(lambda: write_metrics(self.folder.metrics, metrics))
         return None if validation is None else 0
 
     def test(self, chosen_epoch: int | None) -> tuple[float | None, float | None]:
@@ -210,8 +218,14 @@ class _Run:
         check_finite_loss(split, found.loss, "after the last epoch")
         return found
 
-    def describe(self, result: TrainingResult) -> None:
-        """Write the model cards, now that the numbers are known."""
+    def finish(self, result: TrainingResult) -> TrainingResult:
+        """Write the numbers, and the model cards, now that these are known; the checkpoints have done their duty."""
+        self._describe(result)
+        write_result(self.folder, result)
+        shutil.rmtree(self.folder.checkpoints)
+        return result
+
+    def _describe(self, result: TrainingResult) -> None:
         if isinstance(self.model, PeftModel):
             write_card(self.folder.root, "last", recipe=self.recipe, result=result)
             if result.chosen_epoch is not None:
@@ -223,6 +237,7 @@ class _Run:
             "trained_params": sum(each.numel() for each in self.model.parameters() if each.requires_grad),
             "num_train_images": len(self.reading.splits["train"]),
             "frozen_features": self.reading.of_features,
+            "num_processes": Processes.found().count,
             "seed": self.seed,
             "device": self.device.type,
             "precision": str(resolve_dtype(self.recipe.precision, self.device)).removeprefix("torch."),

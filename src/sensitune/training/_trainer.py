@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from sensitune._files import naming_failure
+from sensitune._processes import Processes
 from sensitune.errors import NonFiniteError
 from sensitune.training._device import autocast, resolve_dtype
 from sensitune.training._evaluate import measure
 from sensitune.training._finite import WAY_OUT, check_finite_loss
 from sensitune.training._groups import parameter_groups
 from sensitune.training._loss import training_loss
-from sensitune.training._modes import hold_frozen_parts
+from sensitune.training._modes import hold_frozen_parts, moves_statistics
 from sensitune.training._reading import Reading
 from sensitune.training._recipe import Recipe
 from sensitune.training._schedule import learning_rate_at
+from sensitune.training._shares import Shares, training_loader
 from sensitune.training._weights import load_weights, save_weights
 
 
@@ -55,13 +60,29 @@ class RecipeTrainer(Trainer):
                 0 if reading.of_features else num_workers,
                 seed,
                 validate="validation" in reading.splits,
+                statistics_move=moves_statistics(reading.module),
             ),
             train_dataset=reading.splits["train"],
             eval_dataset=reading.splits.get("validation"),
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
-        self.steps_per_epoch = -(-len(reading.splits["train"]) // recipe.batch_size)
+        self.shares = Shares(len(reading.splits["train"]), recipe.batch_size, Processes.found())
+        self.steps_per_epoch = len(self.shares)
+        if not self.shares.processes.is_first:
+            set_seed(seed + self.shares.processes.rank)  # for masks of its own; the order of the images has its seed
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The training split, or this process's share of it."""
+        if self.shares.processes.count == 1:
+            return super().get_train_dataloader()
+        return training_loader(
+            self.reading.splits["train"],
+            self.shares,
+            seed=self.args.seed,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
 
     def compute_loss(
         self,
@@ -71,11 +92,18 @@ class RecipeTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The recipe's loss; a loss that is not finite ends the run before it reaches the weights."""
+        # Of several processes each has the loss of its share, weighted so that their mean is that of the batch.
         hold_frozen_parts(model, self.reading.head)
         with autocast(self.args.device, resolve_dtype(self.recipe.precision, self.args.device)):
             loss, logits = training_loss(model, inputs["pixel_values"], inputs["labels"], self.recipe)
-        if not torch.isfinite(loss):
-            raise NonFiniteError(self._describe_bad_loss(loss.item()))
+        whole = loss.detach()
+        if self.shares.processes.count > 1:
+            loss = loss * self.shares.weight(self.state.global_step % self.steps_per_epoch)
+            whole = loss.detach().clone()
+            dist.all_reduce(whole)
+            whole /= self.shares.processes.count
+        if not torch.isfinite(whole):
+            raise NonFiniteError(self._describe_bad_loss(whole.item()))
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _describe_bad_loss(self, loss: float) -> str:
@@ -151,16 +179,22 @@ class RecipeTrainer(Trainer):
             with naming_failure(checkpoint, whole="The one before it is whole: the same command goes on from there."):
                 super()._save_checkpoint(model, trial)
         except BaseException:
-            shutil.rmtree(checkpoint, ignore_errors=True)
+            if self.args.should_save:
+                shutil.rmtree(checkpoint, ignore_errors=True)
             raise
 
 
 @contextmanager
 def restored_verbosity() -> Iterator[None]:
-    """Put transformers' log level back, which every trainer sets for the whole process."""
+    """Put transformers' log level back, which every trainer sets for the whole process; no news of torch's own."""
     level = logging.get_verbosity()
     try:
-        yield
+        with warnings.catch_warnings():
+            # accelerate has no other name for it yet (1.15).
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            # The strides of a token's axes of size 1, which matter to nobody.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
+            yield
     finally:
         logging.set_verbosity(level)
 
@@ -173,6 +207,7 @@ def _arguments(
     seed: int,
     *,
     validate: bool,
+    statistics_move: bool,
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
@@ -196,6 +231,9 @@ def _arguments(
         log_level="error",
         remove_unused_columns=False,
         label_names=["labels"],
+        # Every parameter that trains has a gradient in every step: see `used_parameters_alone`.
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=statistics_move,
     )
     # Several GPUs in one process would mean torch's DataParallel, which PEFT models do not survive.
     arguments._n_gpu = min(arguments.n_gpu, 1)

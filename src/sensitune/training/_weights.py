@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sensitune._files import atomic_folder
+from sensitune._processes import Processes
 from sensitune.errors import AdapterFileError
 from sensitune.training._manifest import AdapterManifest
 from sensitune.tuner import check_complete
@@ -23,11 +24,17 @@ _PLAIN_WEIGHTS = "trained.safetensors"
 def save_weights(model: nn.Module, folder: str | os.PathLike[str], *, manifest: AdapterManifest | None = None) -> None:
     """Write what trains to a folder that appears whole or not at all; an older one of that name is replaced.
 
+    Of processes that work together every one calls this, and the first writes.
+
     Args:
         model: A PEFT model (saved as PEFT saves it: adapter and head) or a plain module (its trained parameters).
         folder: The folder's final name.
         manifest: Saved with it, so that it can be used on its own.
     """
+    Processes.found().first(lambda: _save(model, folder, manifest))
+
+
+def _save(model: nn.Module, folder: str | os.PathLike[str], manifest: AdapterManifest | None) -> None:
     with atomic_folder(folder) as temporary:
         if isinstance(model, PeftModel):
             # Without the switch PEFT asks the hub whether the vocabulary has grown.
