@@ -79,6 +79,11 @@ def content(path: Path) -> object:
         return without_times(json.loads(path.read_text()))
     if path.suffix == ".jsonl":
         return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
+    if path.name == "sensitivity.safetensors":  # its document says how long the scoring took
+        content = path.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        document = json.loads(json.loads(content[8:end])["__metadata__"]["sensitune"])
+        return without_times(document), hashlib.sha256(content[end:]).hexdigest()
     if path.suffix in {".png", ".svg", ".csv", ".md", ".tex"}:
         return path.stat().st_size > 0
     return hashlib.sha256(path.read_bytes()).hexdigest()
