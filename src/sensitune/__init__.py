@@ -32,7 +32,7 @@ from sensitune.allocation import (
 )
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
 from sensitune.sites import ModelOutline, Site, find_sites, outline_model
-from sensitune.tuner import SptConfig, SptModel, apply_lora_start
+from sensitune.tuner import SptConfig, SptModel, apply_lora_start, dequantise
 from sensitune.tuner.plain_lora import LoraExport, LoraPlan, export_lora, lora_config, plan_lora
 
 __version__ = "0.1.0"
@@ -50,6 +50,7 @@ __all__ = [
     "allocate",
     "apply_lora_start",
     "compute_lora_start",
+    "dequantise",
     "estimate_sensitivity",
     "export_lora",
     "find_sites",

@@ -259,20 +259,6 @@ def test_a_lora_on_a_weight_that_its_parent_reads_is_refused_and_nothing_changes
         get_peft_model(base, SptConfig(target_modules=["fc1", "linear1", layer], r=2))
 
 
-def test_a_quantised_linear_is_refused_by_name() -> None:
-    class Linear4bit(nn.Linear):
-        """What bitsandbytes leaves of a linear layer: packed bytes."""
-
-        def __init__(self) -> None:
-            super().__init__(4, 4)
-            self.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
-
-    model = nn.Sequential(nn.Linear(4, 4), Linear4bit())
-    message = r"`1` is a Linear4bit with torch.uint8 weights; quantised layers"
-    with untouched(model), pytest.raises(ModelError, match=message):
-        get_peft_model(model, SptConfig(target_modules=["0", "1"], r=2))
-
-
 def test_a_tied_embedding_is_frozen_by_default_and_tuning_it_is_refused() -> None:
     model = build("gpt2")
     assert "transformer.wte.weight" not in {site.id for site in outline_model(model).sites}

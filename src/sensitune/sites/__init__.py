@@ -18,11 +18,14 @@ from sensitune.sites._head import find_head, name_head
 from sensitune.sites._outline import find_sites, outline_model
 from sensitune.sites._plain import is_plain_convolution, is_plain_linear
 from sensitune.sites._quantised import (
+    allow_repacking,
     as_computed,
     dequantised_weight,
     quantised_kind,
     repacked_by,
+    stop_repacking,
     stored_bytes_kept,
+    unknown_storage,
 )
 from sensitune.sites._roles import is_token, parent_reads_weight
 from sensitune.sites._shared import tied_places
@@ -34,6 +37,7 @@ __all__ = [
     "Kind",
     "ModelOutline",
     "Site",
+    "allow_repacking",
     "as_computed",
     "dequantised_weight",
     "empty_caches",
@@ -49,7 +53,9 @@ __all__ = [
     "parent_reads_weight",
     "quantised_kind",
     "repacked_by",
+    "stop_repacking",
     "stored_bytes_kept",
     "tied_places",
+    "unknown_storage",
     "unwrapped",
 ]

@@ -27,6 +27,7 @@ from sensitune.tuner._config import SptConfig
 from sensitune.tuner._lora_start import apply_lora_start
 from sensitune.tuner._model import SptModel
 from sensitune.tuner._norms import hold_statistics
+from sensitune.tuner._quantised import dequantise
 from sensitune.tuner._register import register
 
 register(SptConfig, SptModel)
@@ -38,6 +39,7 @@ __all__ = [
     "adapter_card",
     "apply_lora_start",
     "check_complete",
+    "dequantise",
     "hold_statistics",
     "load_adapter",
     "read_adapter_config",

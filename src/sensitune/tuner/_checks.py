@@ -13,7 +13,7 @@ from torch import nn
 
 from sensitune._schema import show_name
 from sensitune.errors import AdapterFileError, AllocationMismatchError, ModelError
-from sensitune.sites import unwrapped
+from sensitune.sites import as_computed, unwrapped
 from sensitune.tuner._adapter_folder import complaint
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._plan import SitePlan
@@ -73,15 +73,17 @@ def check_plan(model: nn.Module, plans: Mapping[str, SitePlan], tied: Mapping[in
             module = None
         owner = module.get_base_layer() if isinstance(module, SptLayer) else module
         parameter = None if owner is None else owner._parameters.get(plan.name)
-        if parameter is None:
+        if owner is None or parameter is None:
             raise AllocationMismatchError(
                 f"The allocation was made for another model: `{plan.parameter}` is not a parameter of "
                 f"{type(model).__name__}. Take the sensitivity of this model and allocate again."
             )
-        if not plan.fits(parameter):
+        seen = as_computed(owner, plan.name)
+        assert seen is not None
+        if not plan.fits(seen):
             raise AllocationMismatchError(
                 f"The allocation was made for another model: site `{site}` has shape {list(plan.shape)}, but "
-                f"`{plan.parameter}` of this {type(model).__name__} is {list(parameter.shape)}. "
+                f"`{plan.parameter}` of this {type(model).__name__} is {list(seen.shape)}. "
                 "Take the sensitivity of this model and allocate again."
             )
         refuse_tied(plan.parameter, parameter, tied)

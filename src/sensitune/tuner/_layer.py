@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
 from sensitune.errors import MergeError
+from sensitune.sites import as_computed
 from sensitune.tuner._hiding import HIDING, run_hidden
 from sensitune.tuner._indices import SiteIndices, random_indices
 from sensitune.tuner._merge import Original, check_mergeable, restore, write_changes
@@ -60,6 +61,12 @@ class SptLayer(BaseTunerLayer):
         parameter = vars(base).get(name, base._parameters.get(name))
         assert parameter is not None, name  # plans are checked against the model before layers are built
         return cast("nn.Parameter", parameter)
+
+    @property
+    def weight_shape(self) -> torch.Size:
+        """Shape of the base's weight, as the layer computes with it."""
+        weight = as_computed(self.get_base_layer(), "weight")
+        return (self.base_parameter("weight") if weight is None else weight).shape
 
     def base_is_hooked(self) -> bool:
         """Whether something watches the base layer's calls (accelerate's offloading among others)."""

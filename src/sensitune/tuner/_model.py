@@ -24,6 +24,7 @@ from sensitune.tuner._norms import hold_statistics, warn_of_held
 from sensitune.tuner._notes import refresh, refreshing
 from sensitune.tuner._options import ModuleOptions
 from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._quantised import keep_stored_bytes, release_stored_bytes
 from sensitune.tuner._swap import other_names, swap, wrap_everywhere
 from sensitune.tuner._targets import default_plan, wrapper_class
 from sensitune.tuner._tensors import SptTensors, attach, detach, expose
@@ -82,6 +83,7 @@ class SptModel(BaseTuner):
         config = cast("SptConfig", self.peft_config[adapter_name])
         self._tied = tied_places(model)
         check_plan(model, config.plans, self._tied)
+        keep_stored_bytes(model)
         remember_trained(model, adapter_name)
         config.base_description = config.base_description or _describe(model)
         try:
@@ -325,6 +327,7 @@ class SptModel(BaseTuner):
         for child in tensors:
             detach(child.get_base_layer())
         forget_trained(self.model)
+        release_stored_bytes(self.model)
         refresh(self.model)
         return plain
 

@@ -6,16 +6,23 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 
 from sensitune.errors import ModelError
-from sensitune.sites import is_conv1d, parent_reads_weight
+from sensitune.sites import (
+    as_computed,
+    is_conv1d,
+    parent_reads_weight,
+    quantised_kind,
+    unknown_storage,
+)
 from sensitune.tuner._config import SptConfig
 from sensitune.tuner._conv import SptConv
 from sensitune.tuner._linear import SptLinear
 from sensitune.tuner._plan import SitePlan
+from sensitune.tuner._quantised import SptQuantised
 
 
 def default_plan(config: SptConfig, name: str, module: nn.Module) -> SitePlan:
     """What a configuration without an allocation does to one target module's weight."""
-    weight = module._parameters.get("weight")
+    weight = as_computed(module, "weight")
     if weight is None and getattr(module, "weight", None) is not None:
         raise ModelError(
             f"`{name}` cannot be tuned: its {type(module).__name__} computes the weight (weight norm, spectral norm, "
@@ -49,11 +56,15 @@ def wrapper_class(
     """The layer that wraps a module, or None where its parameters are exposed on the module itself."""
     structured = next((plan for plan in plans.values() if plan.form in {"lora", "adapter"}), None)
     weight = module._parameters.get("weight")
-    if weight is not None and not weight.is_floating_point():
-        raise ModelError(
-            f"`{name}` is a {type(module).__name__} with {weight.dtype} weights; quantised layers are not supported. "
-            "Load the model without quantisation."
-        )
+    if quantised_kind(module) is not None:
+        if isinstance(parent, nn.Module) and parent_reads_weight(parent, name):
+            raise ModelError(
+                f"`{name}` cannot be tuned: {type(parent).__name__} reads its weight and never calls the layer, and "
+                f"the weight is stored in few bits by {type(module).__name__}. Leave it out with `exclude_modules`."
+            )
+        return SptQuantised
+    if weight is not None and (reason := unknown_storage(module, weight)):
+        raise ModelError(f"`{name}` cannot be tuned: its weight is {reason}. Load the model without quantisation.")
     if isinstance(parent, nn.Module) and parent_reads_weight(parent, name):
         if structured is None:
             return None

@@ -9,6 +9,7 @@ from torch import nn
 
 from sensitune.tuner._calls import stop_watching
 from sensitune.tuner._layer import SptLayer
+from sensitune.tuner._quantised import release_stored_bytes
 from sensitune.tuner._swap import swap
 from sensitune.tuner._tensors import SptTensors, detach
 
@@ -56,6 +57,7 @@ def withdraw(model: nn.Module, adapter: str) -> None:
     if not configs:
         stop_watching(inner)
         forget_trained(inner)
+        release_stored_bytes(inner)
         vars(inner).pop("peft_config", None)
 
 

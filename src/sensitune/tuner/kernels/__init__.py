@@ -22,7 +22,7 @@ Example:
 
 from sensitune.tuner.kernels._parts import LinearParts, LowRank, SparseValues
 from sensitune.tuner.kernels._pattern import SparsePattern
-from sensitune.tuner.kernels._portable import cast_like, drop_path, with_low_rank
+from sensitune.tuner.kernels._portable import beside, cast_like, drop_path, with_low_rank
 from sensitune.tuner.kernels._slices import add_slices
 from sensitune.tuner.kernels._tuned_linear import tuned_linear
 from sensitune.tuner.kernels._watchers import plain_autograd
@@ -33,6 +33,7 @@ __all__ = [
     "SparsePattern",
     "SparseValues",
     "add_slices",
+    "beside",
     "cast_like",
     "drop_path",
     "plain_autograd",

@@ -16,17 +16,25 @@ from sensitune.tuner.kernels._parts import LinearParts, LowRank, SparseValues
 def portable(x: torch.Tensor, parts: LinearParts) -> torch.Tensor:
     """See `tuned_linear`."""
     weight, sparse = parts.weight, parts.sparse
-    beside = sparse is not None and sparse.pattern.used_columns is not None
-    if sparse is not None and not beside:  # most columns are used: a second product would cost as much as the first
+    apart = sparse is not None and sparse.pattern.used_columns is not None
+    if sparse is not None and not apart:  # most columns are used: a second product would cost as much as the first
         weight = sparse.pattern.corrected(weight, sparse.values)
     y = F.linear(x, weight.t() if parts.transposed else weight, parts.bias)
-    if sparse is not None and beside:
-        y = y + _beside(x, sparse).to(y.dtype)
+    if sparse is not None and apart:
+        y = y + beside(x, sparse).to(y.dtype)
     return with_low_rank(y, x, parts.low_rank)
 
 
-def _beside(x: torch.Tensor, sparse: SparseValues) -> torch.Tensor:
-    """``x Sᵀ`` ``[..., out]`` from the used columns of x and the box that S fills."""
+def beside(x: torch.Tensor, sparse: SparseValues) -> torch.Tensor:
+    """``x Sᵀ`` from the used columns of x and the box that S fills.
+
+    Args:
+        x: Input ``[..., in]``.
+        sparse: S.
+
+    Returns:
+        A tensor ``[..., out]``.
+    """
     pattern = sparse.pattern
     part = F.linear(pattern.keep(x), pattern.box(sparse.values).to(x.dtype))
     return F.pad(part, (pattern.rows[0], pattern.shape[0] - pattern.rows[1]))

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from sensitune.sites import is_plain_linear
+from sensitune.sites import is_plain_linear, quantised_kind
 from sensitune.tuner._conv import SptConv
 from sensitune.tuner._layer import SptLayer
 from sensitune.tuner._linear import SptLinear
@@ -49,7 +49,11 @@ def why_not(layer: SptLayer, plan: SitePlan, parent: nn.Module) -> str | None:
     if layer.weight_was_read or isinstance(parent, nn.TransformerEncoderLayer):  # torch's fused encoder
         return _IS_READ
     if isinstance(layer, SptLinear):
-        return None if is_plain_linear(base) else f"{type(base).__name__} has a forward of its own"
+        return (
+            None
+            if is_plain_linear(base) or quantised_kind(base) is not None
+            else f"{type(base).__name__} has a forward of its own"
+        )
     return _why_no_convolution(base)
 
 
@@ -79,16 +83,16 @@ def factors_of(layer: SptLayer, adapter: str, slots: list[str]) -> Factors | Non
     Returns:
         The factors, in the type of the trained values; None where every value is zero.
     """
-    weight = layer.base_parameter("weight")
+    shape = layer.weight_shape
     downs, ups = [], []
     values = None
     for slot in slots:
         plan = layer.plans[adapter][slot]
         if plan.form == "lora":
             downs.append(layer.tuned("down", adapter, slot).flatten(1))
-            ups.append(_in_rows(layer.tuned("up", adapter, slot), plan, weight))
+            ups.append(_in_rows(layer.tuned("up", adapter, slot), plan, shape))
         else:
-            like = layer.tuned(plan.form, adapter, slot).new_empty(weight.shape)
+            like = layer.tuned(plan.form, adapter, slot).new_empty(shape)
             change = _as_matrix(layer.delta(adapter, slot, like), plan)
             values = change if values is None else values + change
     if values is not None:
@@ -100,13 +104,13 @@ def factors_of(layer: SptLayer, adapter: str, slots: list[str]) -> Factors | Non
         return None
     if down.shape[0] > min(up.shape[0], down.shape[1]):
         down, up = _written_down(up @ down)
-    kernel = () if plan.transposed else weight.shape[2:]
+    kernel = () if plan.transposed else shape[2:]
     return down.unflatten(1, (-1, *kernel)) if kernel else down, up
 
 
-def _in_rows(up: torch.Tensor, plan: SitePlan, weight: torch.Tensor) -> torch.Tensor:
+def _in_rows(up: torch.Tensor, plan: SitePlan, shape: torch.Size) -> torch.Tensor:
     """The second factor of a slice as one of the whole matrix."""
-    whole = up.new_zeros(weight.shape[1 if plan.transposed else 0], up.shape[1])
+    whole = up.new_zeros(shape[1 if plan.transposed else 0], up.shape[1])
     whole[plan.start : plan.start + up.shape[0]] = up
     return whole
 
