@@ -167,3 +167,22 @@ def test_a_name_too_long_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as raised, one_writer(path):
         raise AssertionError
     assert str(raised.value) == f"{path} could not be written: File name too long. Nothing of it is left."
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [("rw,vers=3,nolock,addr=10.0.0.1", "nolock"), ("rw,local_lock=all", "local_lock=all"), ("rw,local_lock=none", "")],
+)
+def test_a_network_file_system_that_keeps_locks_to_one_machine_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, options: str, said: str
+) -> None:
+    device = tmp_path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts = tmp_path / "mountinfo"
+    elsewhere = "22 27 0:0 / /elsewhere rw - nfs server:/a rw,nolock"
+    mounts.write_text(f"{elsewhere}\n23 27 {number} / / rw,noatime shared:1 - nfs server:/b {options}\n")
+    monkeypatch.setattr(_lock, "_MOUNTS", mounts)
+    with one_writer(tmp_path / "run"):
+        pass
+    assert (f"is mounted with `{said}`: other machines do not see" in caplog.text) == bool(said)
+    assert bool(caplog.text) == bool(said)

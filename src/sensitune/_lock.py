@@ -1,7 +1,9 @@
 """One writer at a time: a folder, or a file to write, is held by one process of this machine for as long as it works.
 
 What is locked is a hidden file, ``.lock`` in a folder and ``.NAME.lock`` beside a file, which says who holds it and is
-removed at the end. The lock is the operating system's and ends with its process, however that ends.
+removed at the end. The lock is the operating system's and ends with its process, however that ends. It is of the kind
+(POSIX) that a network file system passes on to its server, so that other machines heed it; where one is mounted so that
+it does not, a warning says so.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ if sys.platform != "win32":  # which has no such locks
 
 _LOGGER = logging.getLogger(__name__)
 _FOLDER_LOCK = ".lock"
+_MOUNTS = Path("/proc/self/mountinfo")
+_KEPT_TO_ONESELF = {"nolock", "local_lock=all", "local_lock=posix", "localflock"}
+"""How NFS and Lustre are mounted where a machine keeps its locks to itself."""
 PATIENCE = 3.0
 """Seconds to wait for a lock: the worker processes of one that was killed take a moment to notice."""
 
@@ -146,8 +151,30 @@ def _acquire(target: Path, lock: Path) -> int | None:
             if _is_same(descriptor, lock):
                 os.truncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+                if (option := _own_locks(lock)) is not None:
+                    _LOGGER.warning(
+                        "%s lies on a network file system that is mounted with `%s`: other machines do not see that "
+                        "this one works there. Make sure that no command works there from another machine.",
+                        target,
+                        option,
+                    )
                 return descriptor
             os.close(descriptor)  # its holder removed it in the meantime
+
+
+def _own_locks(lock: Path) -> str | None:
+    """The mount option that keeps a file's locks from other machines; None if they see them, as far as is known."""
+    try:
+        lines = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return None
+    device = os.stat(lock).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for fields in (line.split() for line in lines):
+        if len(fields) > 5 and fields[2] == number:
+            options = ",".join([fields[5], fields[-1]]).split(",")
+            return next((each for each in options if each in _KEPT_TO_ONESELF), None)
+    return None
 
 
 def _is_same(descriptor: int, lock: Path) -> bool:
