@@ -77,6 +77,10 @@ class OutputError(SensituneError, OSError):
     """A file or folder that could not be written: a full disk, a folder that may only be read, a name too long."""
 
 
+class MemoryLimitError(SensituneError, MemoryError):
+    """A stage that needs more memory than there is, and what makes it need less."""
+
+
 class SweepError(SensituneError, RuntimeError):
     """Runs of a sweep that failed while the others went on."""
 

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from sensitune.allocation import random_allocation
 from sensitune.data import ImageData, ImageTransform
-from sensitune.errors import ArgumentError, NonFiniteError, RunFolderError
+from sensitune.errors import ArgumentError, MemoryLimitError, NonFiniteError, RunFolderError
 from sensitune.sites import outline_model
 from sensitune.training import (
     Evaluation,
@@ -244,6 +244,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
     model = make_model()
     with pytest.raises(NonFiniteError, match=r"must stay finite\. Got nan in step 6 of epoch 2\. Lower `learning"):
         train(model, data, RECIPE, tmp_path, transform=transform, device="cpu", progress=poison)
+
+
+def test_a_step_that_does_not_fit_into_memory_names_what_to_lower(
+    data: ImageData, make_model: MakeModel, transform: ImageTransform, tmp_path: Path
+) -> None:
+    model = make_model()
+
+    def greedy(module: nn.Module, *_: object) -> None:
+        if module.training:
+            torch.empty(2**50)
+
+    model.register_forward_pre_hook(greedy)
+    with pytest.raises(MemoryLimitError, match="not enough memory for a training step. Lower `batch_size`, the rank"):
+        train(model, data, RECIPE, output_dir=tmp_path, transform=transform)
 
 
 def test_weights_without_answers_stop_the_run_at_the_validation(

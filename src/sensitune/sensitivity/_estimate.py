@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from sensitune._files import naming_failure
+from sensitune._memory import naming_stage
 from sensitune._processes import Processes
 from sensitune.errors import AllocationMismatchError, ArgumentError, DataError, ModelError
 from sensitune.sensitivity._accumulator import Accumulator
@@ -29,6 +30,14 @@ from sensitune.sensitivity._weights import Weight, weights_of
 from sensitune.sites import ModelOutline, Site, as_computed, find_head, outline_model, unwrapped
 
 _LOGGER = logging.getLogger(__name__)
+_SUMS_NEED_LESS = (
+    "Keep them on disk with `score_file`, or halve them with `score_dtype=torch.bfloat16`; those of a model on a GPU "
+    "may be on the CPU with `score_device`."
+)
+_PASS_NEEDS_LESS = (
+    "Lower `micro_batch_size`, turn on the model's activation checkpointing, or keep the sums on disk with "
+    "`score_file`."
+)
 _SCORE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -122,6 +131,7 @@ def estimate_sensitivity(
             made up of those of its micro-batches.
         ModelError: If no gradient reaches the ranked parameters, the model is wrapped for several processes, its head
             is in doubt, it has nothing that `dropout` could switch on, or a quantised layer lets no gradient through.
+        MemoryLimitError: If there is not enough memory; the message says for what, and what to lower.
         NonFiniteError: If a loss or a score is not finite.
         OutputError: If `score_file` cannot be written.
 
@@ -143,18 +153,20 @@ def estimate_sensitivity(
         raise ArgumentError(f"`batches` must be given for the criterion '{criterion}'. Got None.")
     else:
         processes = Processes.found() if distributed else Processes()
-        accumulator = Accumulator(
-            model,
-            weights,
-            GRADIENT_CRITERIA[criterion],
-            score_dtype,
-            store,
-            by_layer=by_layer,
-            keep_gradients=keep_gradients,
-            keep_halves=keep_halves,
-        )
+        with naming_stage("the sums of the scores", _SUMS_NEED_LESS):
+            accumulator = Accumulator(
+                model,
+                weights,
+                GRADIENT_CRITERIA[criterion],
+                score_dtype,
+                store,
+                by_layer=by_layer,
+                keep_gradients=keep_gradients,
+                keep_halves=keep_halves,
+            )
         one = Pass(model, accumulator, loss_fn, micro_batch_size, processes, seed if dropout else None)
-        details = one.run(batches, num_batches, progress)
+        with naming_stage("scoring a batch", _PASS_NEEDS_LESS):
+            details = one.run(batches, num_batches, progress)
         _check_enough(criterion, details["num_batches"], halves=keep_halves)
         found = _score_gradients(accumulator, outline, details)
     metadata = {

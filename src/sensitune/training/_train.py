@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from sensitune._memory import naming_stage
 from sensitune._processes import Processes
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import ArgumentError, NonFiniteError
@@ -38,6 +39,11 @@ from sensitune.training._run_card import write_card
 from sensitune.training._shares import check_enough_images
 from sensitune.training._unused import used_parameters_alone
 from sensitune.training._weights import load_weights, save_weights
+
+_STEP_NEEDS_LESS = (
+    "Lower `batch_size`, the rank of the allocation or the size of the images, or turn on the model's activation "
+    "checkpointing."
+)
 
 
 def train(
@@ -96,6 +102,7 @@ def train(
         The run's numbers.
 
     Raises:
+        MemoryLimitError: If there is not enough memory; the message says what to lower.
         NonFiniteError: If a loss or the trained values become infinite or not a number; the message says when. The
             checkpoints are removed then, so that `output_dir` can be used again with another recipe.
         ArgumentError: If nothing requires a gradient, the model's outputs are not the data's classes, its adapter is
@@ -172,7 +179,10 @@ class _Run:
                 callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
             )
             trainer.create_optimizer()  # of all that trains: any number of processes can then go on from another's
-            with used_parameters_alone(self.reading.module, self.reading.splits["train"][0]["pixel_values"][None]):
+            with (
+                naming_stage("a training step", _STEP_NEEDS_LESS),
+                used_parameters_alone(self.reading.module, self.reading.splits["train"][0]["pixel_values"][None]),
+            ):
                 trainer.train(resume_from_checkpoint=Processes.found().first(lambda: last_checkpoint(self.folder)))
         check_finite_weights(self.model)
         save_weights(self.model, self.folder.adapter, manifest=self.manifest)
