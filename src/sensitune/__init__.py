@@ -21,6 +21,10 @@ Example:
     10000
 """
 
+from sensitune._installed import check_stack
+
+check_stack()  # before what fails to be imported, or worse, with an older one
+
 from sensitune.allocation import (
     Allocation,
     allocate,

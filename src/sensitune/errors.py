@@ -87,3 +87,11 @@ class SweepError(SensituneError, RuntimeError):
 
 class ProcessError(SensituneError, RuntimeError):
     """A process that failed, or is gone, while others work with it on one run."""
+
+
+class MissingPackageError(SensituneError, ImportError):
+    """A package of an extra that is not installed."""
+
+
+class VersionError(SensituneError, ImportError):
+    """A package that is older than what this one was tested with."""

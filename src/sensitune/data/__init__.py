@@ -15,6 +15,10 @@ Example:
     (torch.Size([32, 3, 98, 98]), 'functional')
 """
 
+from sensitune._installed import need
+
+need("vision", what="sensitune.data")  # before what cannot be imported without it
+
 from sensitune.data._batches import PreparedImages, batches
 from sensitune.data._fgvc import FGVC_DATASETS
 from sensitune.data._folder import load_image_folder

@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
+from sensitune._installed import install_line
 from sensitune.data._build import LabelledFile, build_dataset
 from sensitune.data._splits import shuffled, take_stratified
 from sensitune.data._types import ImageData
-from sensitune.errors import ArgumentError, DataError
+from sensitune.errors import ArgumentError, DataError, MissingPackageError
 
 DEMO_CLASSES = ("functional", "possibly defective", "likely defective", "defective")
 _LICENCE = "CC BY-NC-SA 4.0; read from the installed package, never redistributed"
@@ -37,7 +38,8 @@ def load_demo_data(
 
     Raises:
         ArgumentError: If a size is too small, or they exceed what there is.
-        DataError: If ``elpv-dataset`` is not installed, or is not what is expected.
+        MissingPackageError: If ``elpv-dataset`` is not installed.
+        DataError: If it is not what is expected.
     """
     found = _labelled_files(_demo_folder())
     files = _without_duplicates(found)
@@ -62,8 +64,8 @@ def _demo_folder() -> Path:
     """Found without importing the package."""
     package = importlib.util.find_spec("elpv_dataset")
     if package is None or package.origin is None:
-        raise DataError(
-            "The demo's photographs need the package elpv-dataset. Install the extra: pip install 'sensitune[demo]'"
+        raise MissingPackageError(
+            f"The demo's photographs need the package elpv-dataset. Install the extra: {install_line('demo')}"
         )
     return Path(package.origin).parent / "data"
 

@@ -17,11 +17,12 @@ import numpy as np
 from PIL import Image
 
 from sensitune._files import atomic_write, is_bomb
+from sensitune._installed import install_line
 from sensitune._lock import one_writer
 from sensitune._schema import show_reason, write_json
 from sensitune.data._vtab import VTAB_SIZES, VTAB_TASKS, VtabTask, vtab_task
 from sensitune.data._vtab_sources import VTAB_SOURCES, Row, VtabSource
-from sensitune.errors import DataError
+from sensitune.errors import DataError, MissingPackageError
 
 HUB_REPOSITORY = "XiN0919/VTAB-1k"
 HUB_FILE = "vtab-1k.zip"
@@ -55,7 +56,8 @@ def prepare_vtab1k(
 
     Raises:
         ArgumentError: If there is no such task.
-        DataError: If ``tensorflow-datasets`` is not installed, a manual download is missing, the source cannot be had,
+        MissingPackageError: If ``tensorflow-datasets`` is not installed.
+        DataError: If a manual download is missing, the source cannot be had,
             or it is not what the benchmark was made from.
     """
     spec, source = vtab_task(task), VTAB_SOURCES[task]
@@ -183,8 +185,8 @@ def _prepared_builder(task: str, source: VtabSource, folder: str | os.PathLike[s
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise DataError(
-            "VTAB-1k is made from its sources by tensorflow-datasets. Install the extra: pip install 'sensitune[vtab]'"
+        raise MissingPackageError(
+            f"VTAB-1k is made from its sources by tensorflow-datasets. Install the extra: {install_line('vtab')}"
         ) from error
     home = None if folder is None else os.fspath(Path(folder).expanduser())
     try:

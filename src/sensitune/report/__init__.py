@@ -14,6 +14,10 @@ Shares are fractions in the data and percent where people read them. Parameters 
 budget, unless a column says otherwise.
 """
 
+from sensitune._installed import need
+
+need("cli", what="sensitune.report")  # before what fails without it only in the middle of things
+
 from sensitune.report._accuracy import figure_accuracy
 from sensitune.report._allocation_table import allocation_table
 from sensitune.report._bars import figure_by_block, figure_by_operation

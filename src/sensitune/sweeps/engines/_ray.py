@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from sensitune.errors import ArgumentError
+from sensitune._installed import install_line
+from sensitune.errors import ArgumentError, MissingPackageError
 from sensitune.sweeps._jobs import Job
 from sensitune.sweeps.engines._attempt import Attempt, RunFunction, attempt, failed, lost
 from sensitune.sweeps.engines._settings import EngineSettings
@@ -35,7 +36,8 @@ def run_on_ray(
         finish: Is given the last attempt at each job.
 
     Raises:
-        ArgumentError: If Ray is not installed, or the cluster cannot be used.
+        MissingPackageError: If Ray is not installed.
+        ArgumentError: If the cluster cannot be used.
     """
     ray = _import_ray()
     ours = not ray.is_initialized()
@@ -52,8 +54,8 @@ def _import_ray() -> Any:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ArgumentError(
-            "The engine ray needs Ray: pip install 'sensitune[ray]'. Or take the engine local."
+        raise MissingPackageError(
+            f"The engine ray needs Ray. Install the extra: {install_line('ray')}. Or take the engine local."
         ) from error
     return ray
 
