@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test acceptance versions bench bench-accuracy study report-accuracy bench-compare check format lint clean
+.PHONY: help install demo test acceptance matrix bench bench-accuracy study report-accuracy bench-compare check format lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,8 @@ acceptance: install  ## run PEFT's own tests, unedited, against SPT (downloads i
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[acceptance]'
 	OMP_NUM_THREADS=1 $(BIN)/python tests/acceptance/run.py
 
-versions: install  ## run the tuner's tests with the oldest supported PEFT, then with the pinned one (4 minutes)
-	$(BIN)/python tests/versions.py
+matrix: install  ## run the core's tests with the lowest and the newest releases on each Python (an hour; 25 GB)
+	$(BIN)/python tests/matrix.py
 
 # Fair only on a machine with nothing else to do; `make bench BENCH="--clock cpu --threads 1"` on one that is shared.
 BENCH ?= --clock wall

@@ -3,10 +3,10 @@
     python tests/matrix.py                       # all of ENVIRONMENTS
     python tests/matrix.py lowest-3.11 newest-3.13
 
-An environment is a set and a Python: ``lowest`` takes every lower bound of ``pyproject.toml``, ``newest`` what pip finds
-today. It is made in ``.cache/matrix`` and kept (5 to 7 GB each), and the package is installed into it as a wheel, so that
-the sources are not used. In the lowest one a small run on the demo's data follows, trained, evaluated and predicted from.
-What came out becomes a line of the table in ``docs/peft.md``.
+An environment is a set and a Python: ``lowest`` takes every lower bound of ``pyproject.toml``, ``newest`` what pip
+finds today. It is made in ``.cache/matrix`` and kept (5 to 7 GB each), and the package is installed into it as a wheel,
+so that the sources are not used. In the lowest one a small run on the demo's data follows, trained and evaluated. What
+came out becomes a line of the table in ``docs/peft.md``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import sys
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-
-from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CACHE = REPOSITORY / ".cache" / "matrix"
@@ -75,7 +73,17 @@ def wheel() -> Path:
     """The package as a wheel."""
     folder = CACHE / "wheel"
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(REPOSITORY)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(folder),
+        str(REPOSITORY),
+    ]
     subprocess.run(command, check=True)
     return next(folder.glob("*.whl"))
 
@@ -88,20 +96,26 @@ def count(python: Path, arguments: list[str]) -> dict[str, int]:
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     print(done.stdout[-6000:])
     closing = done.stdout.rstrip().rpartition("\n")[2]
-    counted = {word.rstrip("s"): int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", closing)}
+    counted = {
+        word.rstrip("s"): int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", closing)
+    }
     if done.returncode not in (0, 1) or not counted:
         sys.exit(f"pytest did not get to its end: {closing}")
     return counted
 
 
 def small_run(python: Path) -> bool:
-    """One epoch on some of the demo's photographs, and a prediction with the adapter."""
-    demo = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    """One epoch on some of the demo's photographs, and an evaluation of the adapter."""
+    demo = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
     pip(python, *(line for line in demo["demo"] if not line.startswith("sensitune")))
     output = CACHE / "small_run"
     shutil.rmtree(output, ignore_errors=True)
     sensitune = [str(python), "-m", "sensitune"]
-    run = "run --model dinov2_vit_s14_focus --backbone.image-size 70 --backbone.num-blocks 2 --data demo --budget 20_000"
+    run = (
+        "run --model dinov2_vit_s14_focus --backbone.image-size 70 --backbone.num-blocks 2 --data demo --budget 20_000"
+    )
     run += " --data.max-train 40 --data.max-test 40 --sensitivity.num-batches 2 --epochs 1 --rank 4 --device cpu"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     if subprocess.run([*sensitune, *run.split(), "--output", str(output)], env=environment, check=False).returncode:
@@ -112,7 +126,7 @@ def small_run(python: Path) -> bool:
 
 def versions(python: Path) -> list[str]:
     """Python's own version and those that the table shows."""
-    code = "import platform, importlib.metadata as m; print(platform.python_version(), *map(m.version, %r))" % (SHOWN,)
+    code = f"import platform, importlib.metadata as m; print(platform.python_version(), *map(m.version, {SHOWN!r}))"
     return subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 

@@ -7,6 +7,7 @@ import copy
 import pytest
 import timm
 import torch
+from newer import from_newer
 from peft import LoraConfig, get_peft_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -19,8 +20,6 @@ from transformers import (
     DistilBertForSequenceClassification,
     PerceiverConfig,
     PerceiverForSequenceClassification,
-    PPLCNetConfig,
-    PPLCNetForImageClassification,
     T5Config,
     T5ForQuestionAnswering,
     TimmWrapperConfig,
@@ -71,7 +70,9 @@ def task_model(name: str) -> nn.Module:
                 num_labels=3, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
             )
         ),
-        "pp_lcnet": lambda: PPLCNetForImageClassification(PPLCNetConfig(scale=0.25, class_expand=64, num_labels=3)),
+        "pp_lcnet": lambda: from_newer("transformers", "PPLCNetForImageClassification")(
+            from_newer("transformers", "PPLCNetConfig")(scale=0.25, class_expand=64, num_labels=3)
+        ),
         "distilbert": lambda: DistilBertForSequenceClassification(
             DistilBertConfig(dim=16, hidden_dim=32, n_layers=2, n_heads=2, vocab_size=50, num_labels=3)
         ),

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_sites import make_slices
-from peft import SupertuningConfig, get_peft_model
+from newer import from_newer
+from peft import get_peft_model
 from torch import nn
 
 from sensitune.allocation import Allocation, layerwise_allocation
@@ -48,7 +49,7 @@ def test_on_magnitudes_it_chooses_what_pefts_super_tuning_chooses() -> None:
     model = nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 30), nn.Linear(30, 10)).eval()
     sensitivity = estimate_sensitivity(model, None, criterion="magnitude")
     ours = layerwise_allocation(sensitivity, budget=275)  # a quarter of 1,100
-    config = SupertuningConfig(target_modules=["0", "1", "2"], sparsity=0.75)
+    config = from_newer("peft", "SupertuningConfig")(target_modules=["0", "1", "2"], sparsity=0.75)
     theirs = get_peft_model(model, config).base_model.model
     for name in ("0", "1", "2"):
         chosen = theirs[int(name)].supertuning_indices["default"].long().sort().values
