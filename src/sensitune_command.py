@@ -29,6 +29,7 @@ COMMANDS = {
     "merge": "fold an adapter into its backbone: one plain checkpoint",
     "backbones": "the published backbones by short name, with licences and addresses",
     "data": "get a benchmark onto the disk: VTAB-1k from its sources, the hub or an archive",
+    "doctor": "what is installed, what is missing and how to get it, and the devices",
     "sites": "what of a model can be tuned, and what stays frozen and why",
 }
 _SHARED = ("run", "sensitivity", "allocate", "train", "evaluate")

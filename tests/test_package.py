@@ -16,7 +16,12 @@ REPOSITORY = Path(__file__).parents[1]
 
 def run(*command: str | Path, **environment: str) -> str:
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False, env=os.environ | environment, cwd="/"
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+        cwd="/",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -8,6 +8,7 @@ here from the installed package.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Literal
@@ -16,8 +17,42 @@ from packaging.requirements import Requirement
 
 from sensitune.errors import MissingPackageError, VersionError
 
-Extra = Literal["vision", "cli", "ray", "demo", "vtab"]
+Extra = Literal["vision", "cli", "ray", "quantised", "demo", "vtab"]
 _PACKAGE = "sensitune"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that is needed.
+
+    Attributes:
+        name: Its name.
+        needed: Which releases, such as ``>=2.6``.
+        found: The installed release; None if there is none.
+    """
+
+    name: str
+    needed: str
+    found: str | None
+
+    @property
+    def is_new_enough(self) -> bool:
+        """Whether the installed release is one of those needed; true where there is none."""
+        return self.found is None or Requirement(f"{self.name}{self.needed}").specifier.contains(
+            self.found, prereleases=True
+        )
+
+
+def packages(extra: Extra | None) -> list[Package]:
+    """What the core or an extra needs.
+
+    Args:
+        extra: Its name; None is the core.
+
+    Returns:
+        The packages, as ``pyproject.toml`` lists them.
+    """
+    return [Package(name, str(required.specifier), _version(name)) for name, required in _requirements(extra)]
 
 
 def need(extra: Extra, *, what: str) -> None:
@@ -31,12 +66,12 @@ def need(extra: Extra, *, what: str) -> None:
         MissingPackageError: If a package of it is missing; the sentence says how to get it.
         VersionError: If one is older than what the tests have been run with.
     """
-    for package, required in _requirements(extra):
-        if _version(package) is None:
+    for package in packages(extra):
+        if package.found is None:
             raise MissingPackageError(
-                f"{what} needs {package}, which is not installed. Install the extra: {install_line(extra)}"
+                f"{what} needs {package.name}, which is not installed. Install the extra: {install_line(extra)}"
             )
-        _check(package, required)
+        _check(package)
 
 
 def check_stack() -> None:
@@ -45,8 +80,8 @@ def check_stack() -> None:
     Raises:
         VersionError: If it is, with the version found and the one needed.
     """
-    for package, required in _requirements(None):
-        _check(package, required)
+    for package in packages(None):
+        _check(package)
 
 
 def install_line(extra: Extra) -> str:
@@ -54,12 +89,11 @@ def install_line(extra: Extra) -> str:
     return f"pip install '{_PACKAGE}[{extra}]'"
 
 
-def _check(package: str, required: Requirement) -> None:
-    found = _version(package)
-    if found is not None and not required.specifier.contains(found, prereleases=True):
+def _check(package: Package) -> None:
+    if not package.is_new_enough:
         raise VersionError(
-            f"{_PACKAGE} needs {package} {required.specifier}. Found {found}. Upgrade it: "
-            f"pip install '{package}{required.specifier}'"
+            f"{_PACKAGE} needs {package.name} {package.needed}. Found {package.found}. Upgrade it: "
+            f"pip install '{package.name}{package.needed}'"
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from newer import without_values
 
 from sensitune.allocation import load_published_allocation
 from sensitune.errors import AdapterFileError, AllocationMismatchError
@@ -16,10 +17,14 @@ from sensitune.sites import ModelOutline, outline_model
 PUBLISHED = Path(__file__).parents[1] / "golden" / "published"
 
 
+def outline_of(name: str, **options: int) -> ModelOutline:
+    """Only names and shapes are needed."""
+    return outline_model(without_values(lambda: timm.create_model(name, num_classes=100, **options)))
+
+
 @pytest.fixture(scope="module")
 def vit_b16() -> ModelOutline:
-    with torch.device("meta"):  # only names and shapes are needed
-        return outline_model(timm.create_model("vit_base_patch16_224", num_classes=100))
+    return outline_of("vit_base_patch16_224")
 
 
 @pytest.mark.parametrize(
@@ -46,9 +51,7 @@ def test_the_example_of_the_design_is_found_where_it_says(vit_b16: ModelOutline)
 
 
 def test_another_model_is_refused(vit_b16: ModelOutline) -> None:
-    with torch.device("meta"):
-        shallow = outline_model(timm.create_model("vit_base_patch16_224", num_classes=100, depth=3))
-        narrow = outline_model(timm.create_model("vit_small_patch16_224", num_classes=100))
+    shallow, narrow = outline_of("vit_base_patch16_224", depth=3), outline_of("vit_small_patch16_224")
     with pytest.raises(AllocationMismatchError, match=r"names `blocks\.\d+\.\S+`, which this model does not have"):
         load_published_allocation(PUBLISHED / "cifar_lora_0.4.pth", shallow)
     with pytest.raises(AllocationMismatchError, match=r"of 589,824 scalars, but this model's has 147,456"):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
+from newer import checkpoint_activations
 from small_language_models import tiny_gpt2, tiny_llama
 from torch import nn
 from torch.nn import functional
@@ -167,7 +168,7 @@ def test_an_offloaded_model_has_the_same_scores(place: str, tmp_path: Path) -> N
 def test_activation_checkpointing_is_kept_and_the_scores_are_the_same(by_layer: bool, offloaded: bool) -> None:
     expected = score(tiny_llama().double(), tokens())
     model = tiny_llama().double()
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(model)
     calls: list[bool] = []
     model.model.layers[0].mlp.register_forward_pre_hook(lambda module, *_: calls.append(module.training))
     layer = model.model.layers[0]

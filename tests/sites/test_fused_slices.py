@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from model_properties import Inputs, output_of
-from newer import from_newer
+from newer import from_newer, skip_before
 from timm.models.gcvit import WindowAttentionGlobal
 from timm.models.maxxvit import AttentionCl
 from torch import nn
@@ -96,6 +96,10 @@ SLICED: dict[str, tuple[Callable[[], nn.Module], Inputs, dict[str, tuple[int, in
 @pytest.mark.parametrize("family", SLICED)
 def test_queries_and_keys_scaled_against_each_other_change_nothing(family: str) -> None:
     make, inputs, rows = SLICED[family]
+    if family == "mpt":
+        skip_before("transformers", "5.0", "its mask overflows in float64")
+    if family == "timm differential":
+        skip_before("timm", "1.0.31", "it has no such attention")
     model = seeded(make, noise=0.1, dtype=torch.float64)
     sites = [site for site in find_sites(model) if site.rows and site.operation in {"q", "k", "v"}]
     first = sites[0].parameter

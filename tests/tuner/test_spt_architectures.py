@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from dense_reference import assert_gradients_follow, write_dense
 from model_properties import assert_merged_equals_unmerged, assert_unmerging_restores, untouched
+from newer import checkpoint_activations
 from peft import get_peft_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -243,7 +244,7 @@ def test_gradient_checkpointing_does_not_change_the_gradients(family: str) -> No
         inner.set_grad_checkpointing(True)
     else:
         inner.config.attention_dropout = 0.0
-        inner.activation_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(inner)
     torch.testing.assert_close(gradients(), plain)
 
 
