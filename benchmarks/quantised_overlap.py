@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sensitune import Allocation, Sensitivity, allocate, estimate_sensitivity
 
-BUDGETS = ("0.1%", "0.5%", "2%")
+BUDGETS = ("0.1%", "0.5%", "1%")
 
 
 def make_batches(tokenizer: Any, number: int, rows: int, length: int) -> list[dict[str, torch.Tensor]]:

@@ -80,6 +80,7 @@ class Stages:
             "seconds": round(seconds, 1),
             "peak_resident_mib": round(peak_since_mib()),
             "peak_own_mib": round(max(own[0], anonymous_mib())),
+            "own_mib_afterwards": round(anonymous_mib()),
         }
         print(name, self.rows[name], file=sys.stderr, flush=True)
 

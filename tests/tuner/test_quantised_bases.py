@@ -23,7 +23,7 @@ from sensitune.errors import AllocationMismatchError, MergeError, ModelError
 from sensitune.sensitivity import estimate_sensitivity
 from sensitune.sites import quantised_kind, stored_bytes_kept
 from sensitune.tuner import SptConfig, dequantise
-from sensitune.tuner._quantised import SptQuantised
+from sensitune.tuner._beside import SptBeside
 from sensitune.tuner.plain_lora import export_lora
 
 Quantise = Callable[..., nn.Module]
@@ -266,7 +266,7 @@ def test_a_model_that_transformers_quantises_goes_from_scores_to_a_plain_checkpo
     sensitivity = estimate_sensitivity(base, [batch])
     allocation = allocate(sensitivity, budget=300, rank=1)
     tuned = get_peft_model(base, SptConfig.from_allocation(allocation, init_weights=False)).eval()
-    assert [type(each).__name__ for each in tuned.modules() if isinstance(each, SptQuantised)]
+    assert [type(each).__name__ for each in tuned.modules() if isinstance(each, SptBeside)]
     expected = tuned(**batch).logits
     tuned.save_pretrained(tmp_path / "adapter")
     again = PeftModel.from_pretrained(load(), tmp_path / "adapter").eval()

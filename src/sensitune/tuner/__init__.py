@@ -24,10 +24,10 @@ from sensitune.tuner._adapter_card import adapter_card
 from sensitune.tuner._adapter_folder import check_complete, load_adapter, read_adapter_config
 from sensitune.tuner._card import ModelCard
 from sensitune.tuner._config import SptConfig
+from sensitune.tuner._dequantise import dequantise
 from sensitune.tuner._lora_start import apply_lora_start
 from sensitune.tuner._model import SptModel
 from sensitune.tuner._norms import hold_statistics
-from sensitune.tuner._quantised import dequantise
 from sensitune.tuner._register import register
 
 register(SptConfig, SptModel)

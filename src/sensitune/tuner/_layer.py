@@ -172,13 +172,15 @@ class SptLayer(BaseTunerLayer):
         if not plans:
             return
         base = self.base_parameter(next(iter(plans.values())).name)
+        if base.is_meta:  # where accelerate runs a layer that it has offloaded
+            device = device or getattr(getattr(self.get_base_layer(), "_hf_hook", None), "execution_device", None)
         for name in (*self.adapter_layer_names, "spt_indices"):
             container: nn.ModuleDict = getattr(self, name)
             if adapter_name not in container:
                 continue
             module = container[adapter_name]
             tensors = [*module.parameters(), *module.buffers()]
-            if not any(tensor.is_meta for tensor in tensors) and base.device.type != "meta":
+            if not any(tensor.is_meta for tensor in tensors) and (device is not None or not base.is_meta):
                 module.to(device or base.device, dtype=base.dtype if base.is_floating_point() else None)
         self._patterns.clear()
 
@@ -311,7 +313,7 @@ class SptLayer(BaseTunerLayer):
             safe_merge: Also compute the merged values and refuse those that are not finite.
 
         Raises:
-            MergeError: If a site has an Adapter, or `safe_merge` finds a merged value that is not finite.
+            MergeError: If a site has an Adapter or is offloaded, or `safe_merge` finds a value that is not finite.
         """
         check_mergeable(self, adapter_names, safe_merge=safe_merge)
 

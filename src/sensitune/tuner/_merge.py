@@ -34,6 +34,11 @@ def check_mergeable(layer: SptLayer, adapters: list[str], *, safe_merge: bool) -
         for slot, plan in layer.plans.get(adapter, {}).items():
             if plan.form == "adapter":
                 layer.low_rank_delta(adapter, slot)  # raises
+            if layer.base_parameter(plan.name).is_meta:
+                raise MergeError(
+                    f"`{plan.parameter}` is offloaded, and a merge would not reach it. Save the adapter and load it on "
+                    "a base that is in memory, or write it as a plain LoRA with `sensitune.export_lora`."
+                )
             if not safe_merge:
                 continue
             base = layer.base_parameter(plan.name).detach()

@@ -24,9 +24,9 @@ from sensitune.tuner._norms import hold_statistics, warn_of_held
 from sensitune.tuner._notes import refresh, refreshing
 from sensitune.tuner._options import ModuleOptions
 from sensitune.tuner._plan import SitePlan
-from sensitune.tuner._quantised import keep_stored_bytes, release_stored_bytes
+from sensitune.tuner._stored_bytes import keep_stored_bytes, release_stored_bytes
 from sensitune.tuner._swap import other_names, swap, wrap_everywhere
-from sensitune.tuner._targets import default_plan, wrapper_class
+from sensitune.tuner._targets import default_plan, is_offloaded, wrapper_class
 from sensitune.tuner._tensors import SptTensors, attach, detach, expose
 from sensitune.tuner._whole_modules import exact_modules_to_save
 from sensitune.tuner._withdraw import drop_idle_copies, forget_trained, remember_trained, withdraw
@@ -332,8 +332,8 @@ class SptModel(BaseTuner):
         return plain
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """PEFT wants every module that it puts back to have a weight of its own; a head may consist of several."""
-        if isinstance(new_module, SptLayer):
+        """PEFT wants a weight in whatever it puts back, a head too, and moves what is new to where that weight is."""
+        if isinstance(new_module, SptLayer) and not is_offloaded(child):
             super()._replace_module(parent, child_name, new_module, child)
         else:
             setattr(parent, child_name, new_module)

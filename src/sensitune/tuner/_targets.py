@@ -9,15 +9,26 @@ from sensitune.errors import ModelError
 from sensitune.sites import (
     as_computed,
     is_conv1d,
+    is_plain_linear,
     parent_reads_weight,
     quantised_kind,
     unknown_storage,
 )
+from sensitune.tuner._beside import SptBeside
 from sensitune.tuner._config import SptConfig
 from sensitune.tuner._conv import SptConv
 from sensitune.tuner._linear import SptLinear
 from sensitune.tuner._plan import SitePlan
-from sensitune.tuner._quantised import SptQuantised
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_WRAPPED = (nn.Linear, *_CONVOLUTIONS)
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether accelerate loads a module's parameters for the length of each call; at other times they are not there."""
+    return hasattr(module, "_hf_hook") and any(
+        each is not None and each.is_meta for each in module._parameters.values()
+    )
 
 
 def default_plan(config: SptConfig, name: str, module: nn.Module) -> SitePlan:
@@ -62,7 +73,15 @@ def wrapper_class(
                 f"`{name}` cannot be tuned: {type(parent).__name__} reads its weight and never calls the layer, and "
                 f"the weight is stored in few bits by {type(module).__name__}. Leave it out with `exclude_modules`."
             )
-        return SptQuantised
+        return SptBeside
+    if weight is not None and is_offloaded(module):
+        if is_plain_linear(module):
+            return SptBeside
+        if structured is not None or isinstance(module, _WRAPPED):
+            raise ModelError(
+                f"`{name}` cannot be tuned where it is offloaded: {type(module).__name__} is no plain linear layer. "
+                "Leave it out with `exclude_modules`, or load the model whole."
+            )
     if weight is not None and (reason := unknown_storage(module, weight)):
         raise ModelError(f"`{name}` cannot be tuned: its weight is {reason}. Load the model without quantisation.")
     if isinstance(parent, nn.Module) and parent_reads_weight(parent, name):
@@ -74,7 +93,7 @@ def wrapper_class(
         )
     if weight is not None and (isinstance(module, nn.Linear) or is_conv1d(module)):
         return SptLinear
-    if weight is not None and isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    if weight is not None and isinstance(module, _CONVOLUTIONS):
         return SptConv
     if structured is not None:
         raise ModelError(

@@ -30,6 +30,7 @@ class SptTensors(SptLayer, nn.Module):
     def __init__(self, owner: nn.Module, adapter_name: str) -> None:
         nn.Module.__init__(self)
         self._owner = [owner]  # in a list, so that the owner does not become a submodule of its own child
+        self.shown = True
         self.init_containers()
         self._active_adapter = [adapter_name]
 
@@ -77,6 +78,9 @@ def attach(owner: nn.Module, adapter_name: str) -> SptTensors:
         )
     child = SptTensors(owner, adapter_name)
     owner.add_module(CHILD, child)
+    if "_old_forward" in vars(owner):
+        vars(owner)["_old_forward"] = _Shown(child, vars(owner)["_old_forward"])
+        child.shown = False
     return child
 
 
@@ -98,7 +102,32 @@ def detach(owner: nn.Module) -> None:
         owner: A module that `attach` was called on.
     """
     owner.__class__ = _plain_class(owner)
+    inner = vars(owner).get("_old_forward")
+    if isinstance(inner, _Shown):
+        vars(owner)["_old_forward"] = inner.forward
     del owner._modules[CHILD]
+
+
+class _Shown:
+    """The forward of an owner that accelerate hooks: tuned values are shown inside it alone.
+
+    Before and after it accelerate moves the parameters to and fro by the same attributes, and must find the base's.
+
+    Args:
+        child: The owner's tuned values.
+        forward: The owner's own forward.
+    """
+
+    def __init__(self, child: SptTensors, forward: Any) -> None:
+        self.child = child
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.child.shown = True
+        try:
+            return self.forward(*args, **kwargs)
+        finally:
+            self.child.shown = False
 
 
 def _plain_class(owner: nn.Module) -> type[nn.Module]:
@@ -141,9 +170,12 @@ def _reader(name: str) -> Any:
         if child is None or base is None or getattr(base, "_fsdp_flattened", False):
             return base
         assert isinstance(child, SptTensors)
+        if not child.shown:
+            return base  # type: ignore[no-any-return]
         if child.disable_adapters and child.merged:
             child.unmerge()
-        return child.effective(name)
+        value: torch.Tensor = child.effective(name)
+        return value
 
     read.__doc__ = f"`{name}` with the active adapters' deltas added."
     return read

@@ -9,7 +9,7 @@ from torch import nn
 
 from sensitune.tuner._calls import stop_watching
 from sensitune.tuner._layer import SptLayer
-from sensitune.tuner._quantised import release_stored_bytes
+from sensitune.tuner._stored_bytes import release_stored_bytes
 from sensitune.tuner._swap import swap
 from sensitune.tuner._tensors import SptTensors, detach
 
