@@ -3,10 +3,11 @@
 The model is a Llama with random weights, so that nothing is downloaded: 1.1 billion parameters by default, in the shape
 of TinyLlama. `--parameters` makes a smaller one, which is to run first. Scores go to a file, activations are
 checkpointed. Of every stage: seconds, the most resident memory (mapped files included, whose pages the operating system
-takes back when it wants them) and the most memory of the process's own, sampled.
+takes back when it wants them) and the most memory of the process's own, sampled. With MALLOC_MMAP_THRESHOLD_=65536 what
+is freed is given back at once.
 
     python benchmarks/scale.py --precision bfloat16 --parameters 2e8
-    python benchmarks/scale.py --precision nf4 --output benchmarks/results/scale_nf4.json
+    MALLOC_MMAP_THRESHOLD_=65536 python benchmarks/scale.py --precision nf4 --output benchmarks/results/scale_nf4.json
 """
 
 from __future__ import annotations

@@ -250,6 +250,21 @@ def test_a_weight_quantised_in_an_unknown_way_is_not_ranked_and_said(caplog: pyt
     assert "stored as torch.int8 by Linear, which is not among the quantised layers that can be read" in caplog.text
 
 
+def test_a_packed_weight_that_is_a_buffer_is_not_ranked_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    class QuantLinear(nn.Module):
+        """What GPTQ leaves of a linear layer."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("qweight", torch.zeros(2, 4, dtype=torch.int32))
+            self.bias = nn.Parameter(torch.zeros(4))
+
+    with caplog.at_level(logging.WARNING, logger="sensitune"):
+        outline = outline_model(nn.Sequential(nn.Linear(4, 4), QuantLinear()))
+    assert "`1.qweight` is not ranked: stored in few bits by QuantLinear, which is not among the" in caplog.text
+    assert [site.id for site in outline.sites] == ["0.weight", "0.bias", "1.bias"]
+
+
 def test_a_norm_inside_the_head_is_ranked() -> None:
     model = tiny_timm_vit()
     model.head = nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 5))

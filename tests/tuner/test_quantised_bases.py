@@ -290,3 +290,18 @@ def _settings(quantise: Quantise) -> Any:
     from torchao.quantization import IntxWeightOnlyConfig, PerGroup
 
     return TorchAoConfig(IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(8)))
+
+
+@pytest.mark.gpu
+@EVERY_KIND
+def test_scores_outputs_and_gradients_on_a_gpu_are_those_of_the_dequantised_base(quantise: Quantise) -> None:
+    allocation = mixed_allocation(small())
+    base, plain_base = quantise(small().cuda()), dequantise(quantise(small().cuda()), torch.float32)
+    batch = (X.cuda(), Y.cuda())
+    found, expected = (estimate_sensitivity(model, [batch]) for model in (base, plain_base))
+    for name, value in expected.scores.items():
+        assert float((found.scores[name] - value).norm() / value.norm()) < 5e-2
+    quiet = {"dropout": 0.0, "drop_path": 0.0}
+    first, second = tune(base, allocation, **quiet), tune(plain_base, allocation, **quiet)
+    with torch.no_grad():
+        assert float((first(batch[0]) - second(batch[0])).norm() / second(batch[0]).norm()) < 5e-2

@@ -16,7 +16,7 @@ from sensitune.sites._computed import computed_weights
 from sensitune.sites._geometry import is_conv1d
 from sensitune.sites._head import find_head
 from sensitune.sites._names import block_of, find_blocks, operation_name
-from sensitune.sites._quantised import as_computed, quantised_kind, unknown_storage
+from sensitune.sites._quantised import as_computed, quantised_kind, unknown_buffers, unknown_storage
 from sensitune.sites._roles import clears_key_bias, is_position_embedding, is_token, parent_reads_weight
 from sensitune.sites._shared import all_names, tied_places
 from sensitune.sites._slices import Slices, fused_slices
@@ -88,6 +88,7 @@ def outline_model(
     sorter = _Sorter(model, include or (), exclude or (), find_head(model, head), split_fused=split_fused)
     for name, parameter in model.named_parameters():
         sorter.sort(name, parameter)
+    sorter.sort_packed()
     outline = sorter.outline()
     for name, reason in outline.frozen.items():
         if not reason.startswith(_EXPECTED):
@@ -185,6 +186,12 @@ class _Sorter:
             self._freeze(name, tied, f"{' and '.join(f'`{each}`' for each in tied)} are one tied parameter")
         else:
             self._rank(name, seen)
+
+    def sort_packed(self) -> None:
+        """Weights that are no parameters stay frozen too, and are to be said."""
+        for module_name, module in self._modules.items():
+            for name, reason in unknown_buffers(module).items():
+                self._frozen[f"{module_name}.{name}"] = reason
 
     def _freeze(self, name: str, tied: tuple[str, ...], reason: str) -> None:
         self._frozen |= dict.fromkeys((name, *tied), reason)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+# Buffers in which GPTQ and AWQ keep what stands for a weight.
+_PACKED = frozenset({"qweight"})
 # Set where a layer rearranges its stored bytes for inference in the first forward without gradients (bitsandbytes 4-bit
 # on processors with AVX512-BF16): the arrangement lets no gradient through and rounds the scales.
 _REPACKS = "support_avx512bf16_for_cpu"
@@ -91,10 +93,23 @@ def unknown_storage(owner: nn.Module, parameter: torch.Tensor) -> str | None:
     Returns:
         The reason, as it reads after the parameter's name.
     """
-    of = f"{type(owner).__name__}, which is not among the quantised layers that can be read ({_KNOWN})"
+    of = f"{type(owner).__name__}, {_UNKNOWN}"
     if not parameter.is_floating_point():
         return f"stored as {parameter.dtype} by {of}"
     return f"stored as {type(parameter).__name__} by {of}" if _is_torchao(parameter) else None
+
+
+def unknown_buffers(module: nn.Module) -> dict[str, str]:
+    """Packed weights that a layer holds as buffers, as those of GPTQ and AWQ do, so that it has no weight at all.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The buffer's own name -> the reason why it is no site.
+    """
+    reason = f"stored in few bits by {type(module).__name__}, {_UNKNOWN}"
+    return {name: reason for name in module._buffers if name in _PACKED}
 
 
 def repacked_by(module: nn.Module) -> str | None:
@@ -209,4 +224,4 @@ KINDS = (
     QuantisedKind("bitsandbytes 8-bit", _is_eight_bit, _eight_bit),
     QuantisedKind("torchao weight-only", _is_torchao_layer, _torchao),
 )
-_KNOWN = ", ".join(kind.label for kind in KINDS)
+_UNKNOWN = f"which is not among the quantised layers that can be read ({', '.join(kind.label for kind in KINDS)})"
