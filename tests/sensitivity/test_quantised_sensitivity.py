@@ -9,6 +9,8 @@ import pytest
 import torch
 from quantised_models import EVERY_KIND, batches, int8, nf4, same_bytes, small, stored_bytes
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from tuned_models import seeded
 
 from sensitune.errors import ModelError
 from sensitune.sensitivity import estimate_sensitivity
@@ -68,6 +70,24 @@ def test_a_model_in_bfloat16_has_scores_in_float32(quantise: Quantise) -> None:
     expected = estimate_sensitivity(quantise(small()), batches())
     for name in ("fc.weight", "blocks.1.proj.weight"):
         torch.testing.assert_close(found.scores[name].sum(), expected.scores[name].sum(), rtol=0.1, atol=0)
+
+
+@EVERY_KIND
+def test_activation_checkpointing_gives_the_same_scores(quantise: Quantise) -> None:
+    batch = {"input_ids": torch.arange(12).reshape(2, 6), "labels": torch.arange(12).reshape(2, 6)}
+    found = []
+    for checkpointed in (False, True):
+        model: Any = quantise(wide_llama())
+        if checkpointed:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        found.append(estimate_sensitivity(model, [batch]).scores)
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value)
+
+
+def wide_llama() -> LlamaForCausalLM:
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 20}
+    return seeded(lambda: LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1)))
 
 
 def test_a_layer_that_was_rearranged_for_inference_is_refused_by_name() -> None:
