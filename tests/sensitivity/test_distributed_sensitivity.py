@@ -51,6 +51,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "alone": {"distributed": False},
     "dropout": {"dropout": True, "seed": 3},
     "gradients": {"keep_gradients": True},
+    "by layer": {"by_layer": True, "micro_batch_size": 2},
+    "file": {"score_file": "scores.safetensors"},
     # The sums are finished after they are complete: the mean of two finished scores would be another.
     "absolute_gradient_sum": {"criterion": "absolute_gradient_sum", "score_dtype": torch.float64},
     "signal_to_noise": {"criterion": "signal_to_noise", "score_dtype": torch.float64, "micro_batch_size": 3},
@@ -61,6 +63,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def work_distributed(rank: int, folder: Path) -> None:
     """One of the processes: all of the cases; every process writes what it got."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=PROCESSES)
+    os.chdir(folder)
     for name, options in OPTIONS.items():
         estimate_sensitivity(network(), batches(), **options).save(folder / f"{name}.{rank}.safetensors")
     sentences = []
@@ -101,7 +104,10 @@ def site_of(sensitivity: Sensitivity, parameter: str) -> Site:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_two_processes_return_the_scores_of_one(folder: Path, name: str) -> None:
+def test_two_processes_return_the_scores_of_one(
+    folder: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     expected = estimate_sensitivity(network(), batches(), **OPTIONS[name])
     tolerance = 2**-7 if name == "bfloat16" else 1e-5
     for rank in range(PROCESSES):

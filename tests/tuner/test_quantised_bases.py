@@ -232,6 +232,19 @@ def test_unloading_gives_a_layer_its_own_ways_back() -> None:
     assert layer.support_avx512bf16_for_cpu  # type: ignore[union-attr]
 
 
+@EVERY_KIND
+def test_a_head_in_few_bits_cannot_train_whole_and_is_refused_by_name(quantise: Quantise) -> None:
+    base = small()
+    base.head = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 3))
+    quantise(base)
+    base.fc.support_avx512bf16_for_cpu = True  # as on a processor that has it
+    with pytest.raises(ModelError, match="`head` is to train whole, but `head.0` is stored in few bits by Linear"):
+        tune(base, mixed_allocation(base))
+    assert base.fc.support_avx512bf16_for_cpu
+    assert not hasattr(base, "peft_config")
+    assert type(base.fc) is type(quantise(small()).fc)
+
+
 def test_an_allocation_of_another_shape_is_refused_by_the_shape_that_is_computed_with() -> None:
     pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: the extra `quantised`")
     other = mixed_allocation(Small(128))

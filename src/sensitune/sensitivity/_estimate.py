@@ -196,15 +196,7 @@ def _store(score_file: str | os.PathLike[str] | None, score_device: torch.device
 def _filed(sensitivity: Sensitivity, path: str | os.PathLike[str], *, distributed: bool) -> Sensitivity:
     """The same from its file, which one process writes for all."""
     processes = Processes.found() if distributed else Processes()
-    failure = None
-    try:
-        if processes.rank == 0:
-            sensitivity.save(path)
-    except Exception as error:  # the others wait for it
-        failure = error
-    for found in processes.gather(failure):
-        if found is not None:
-            raise found
+    processes.first(lambda: sensitivity.save(path))
     return Sensitivity.load(path, lazy=True)
 
 

@@ -170,6 +170,7 @@ def find_taps(model: nn.Module, names: Iterable[str], *, by_layer: bool) -> list
         assert parameter is not None
         parent_name, _, last = module_name.rpartition(".")
         linear = is_plain_linear(module) and not (module_name and parent_reads_weight(modules[parent_name], last))
+        linear = linear and own in {"weight", "bias"}
         if quantised_kind(module) is not None or (linear and (by_layer or parameter.is_meta)):
             of_layers.setdefault(module_name, {})[own] = name
         elif parameter.is_meta:

@@ -10,6 +10,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from sensitune.errors import ModelError
+from sensitune.sites import quantised_kind
 
 # With these task types PEFT itself goes through the model once more, and knows suffixes only.
 _BY_SUFFIX = frozenset({"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"})
@@ -31,7 +32,7 @@ def exact_modules_to_save(model: nn.Module, config: Any, adapter: str, active: l
 
     Raises:
         ModelError: If the configuration has a task type for which PEFT matches suffixes anyway and that makes a
-            difference, or a module goes by two names.
+            difference, a module goes by two names, or one is stored in few bits.
     """
     names = config.modules_to_save
     if config.site_plan is None or not names:
@@ -39,6 +40,7 @@ def exact_modules_to_save(model: nn.Module, config: Any, adapter: str, active: l
         return
     whole = _resolved(model, names)
     _refuse_aliases(model, whole)
+    _refuse_quantised(model, whole)
     if config.task_type in _BY_SUFFIX:
         _refuse_others(model, names, whole, config.task_type)
     config.modules_to_save = None
@@ -55,6 +57,17 @@ def _resolved(model: nn.Module, names: list[str]) -> dict[str, None]:
     present = [name for name, _ in model.named_modules() if _INTERNAL.isdisjoint(name.split("."))]
     suffixes = tuple(set(names) - set(present))
     return dict.fromkeys(name for name in present if name in names or (suffixes and name.endswith(suffixes)))
+
+
+def _refuse_quantised(model: nn.Module, whole: dict[str, None]) -> None:
+    for name in whole:
+        for own, module in model.get_submodule(name).named_modules(prefix=name):
+            if quantised_kind(module) is not None:
+                raise ModelError(
+                    f"`{name}` is to train whole, but `{own}` is stored in few bits by {type(module).__name__}. Load "
+                    "the model with it left out of the quantisation (transformers: `llm_int8_skip_modules`, "
+                    "`modules_to_not_convert`), or put a new layer in its place."
+                )
 
 
 def _refuse_others(model: nn.Module, names: list[str], whole: dict[str, None], task_type: str) -> None:
