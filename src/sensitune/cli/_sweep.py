@@ -44,6 +44,8 @@ def sweep(
     address: str | None = None,
     cpus_per_run: int = 1,
     gpus_per_run: float | None = None,
+    minutes: int = EngineSettings.minutes,
+    sbatch: tuple[str, ...] = (),
     device: DeviceName | None = None,
     plan: bool = False,
     table: bool = False,
@@ -56,11 +58,15 @@ def sweep(
         config: The sweep's YAML file.
         output: Folder for everything that is written. Default: runs/sweeps/NAME of the file.
         root: Folder of the benchmark's data, such as data/vtab-1k.
-        engine: local runs processes on this machine, ray a Ray cluster (install sensitune[ray]).
-        workers: Runs at a time. Default: one on this machine, as many as there is room for on a Ray cluster.
+        engine: local runs processes on this machine, ray a Ray cluster (install sensitune[ray]), slurm array jobs
+            (install sensitune[slurm]).
+        workers: Runs at a time. Default: one on this machine, as many as there is room for on a cluster.
         address: With ray: the cluster, as host:port or auto; a local one is started otherwise.
-        cpus_per_run: With ray: CPU cores of a run.
-        gpus_per_run: With ray: GPUs, or the share of one, of a run. Default: one where the cluster has any.
+        cpus_per_run: With ray and slurm: CPU cores of a run.
+        gpus_per_run: With ray and slurm: GPUs of a run, with ray also the share of one. Default: with ray one where the
+            cluster has any, with slurm none.
+        minutes: With slurm: time limit of a job; a run that reaches it is queued again and goes on.
+        sbatch: With slurm: options of sbatch as NAME=VALUE, such as partition=long account=vision.
         device: Where each run computes; the file's own otherwise.
         plan: Only say what would run.
         table: Only make the table of what is there.
@@ -69,7 +75,7 @@ def sweep(
         ArgumentError: If the table of a folder without runs is asked for.
         SweepError: If runs failed; the table of the others is written all the same.
     """
-    settings = EngineSettings(engine, workers, address, cpus_per_run, gpus_per_run)
+    settings = EngineSettings(engine, workers, address, cpus_per_run, gpus_per_run, minutes, sbatch)
     sweep_config = SweepConfig.from_yaml(config)
     changes = {"data.root": root, "compute.device": device}
     sweep_config = sweep_config.with_settings({name: value for name, value in changes.items() if value is not None})

@@ -27,7 +27,7 @@ from sensitune.runs._config import RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation
 from sensitune.runs._export import export
 from sensitune.runs._folder import RunFolder, check_finished
-from sensitune.runs._launch import joined_processes
+from sensitune.runs._launch import check_versions, joined_processes, surroundings
 from sensitune.runs._presets import preset_settings, with_preset
 from sensitune.runs._reporter import Reporter, Silent
 from sensitune.runs._run import Run
@@ -51,6 +51,7 @@ __all__ = [
     "SensitivitySettings",
     "Silent",
     "check_finished",
+    "check_versions",
     "compare",
     "comparing",
     "export",
@@ -60,5 +61,6 @@ __all__ = [
     "predict",
     "preset_settings",
     "stability_of",
+    "surroundings",
     "with_preset",
 ]

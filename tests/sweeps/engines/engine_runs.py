@@ -70,6 +70,8 @@ def eventful(job: Job) -> JobOutcome:
         wait_forever(job)
     if job.key.task == "killed" and not losses(job):
         _in_the_second_epoch(lambda: _die(job))
+    elif job.key.task == "preempted" and len(attempts(job)) == 1:
+        _in_the_second_epoch(lambda: os.kill(os.getpid(), signal.SIGUSR2))  # as Slurm does before it takes a node away
     elif DOOMED_NODE in os.environ:
         _in_the_second_epoch(lambda: wait_forever(job))
     return run_job(job)

@@ -188,8 +188,8 @@ def test_a_script_without_the_main_guard_is_told_of_it(tmp_path: Path) -> None:
 
 
 def test_wrong_engine_settings_are_refused() -> None:
-    with pytest.raises(ArgumentError, match="`engine` must be one of local, ray. Got 'slurm'."):
-        EngineSettings(engine="slurm")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="`engine` must be one of local, ray, slurm. Got 'pbs'."):
+        EngineSettings(engine="pbs")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="`workers` must be a whole number of at least 1 or None. Got 0."):
         EngineSettings(workers=0)
     with pytest.raises(ArgumentError, match="`gpus_per_run` must be a number of at least 0 or None. Got -1."):

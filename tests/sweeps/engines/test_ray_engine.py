@@ -23,6 +23,7 @@ from sensitune.runs import RunConfig
 from sensitune.sweeps import EngineSettings, Job, JobOutcome
 from sensitune.sweeps._jobs import run_job
 from sensitune.sweeps.engines import _ray as engine_ray
+from sensitune.sweeps.engines._attempt import Origin, attempt_on_node
 from sensitune.sweeps.engines._run_jobs import run_jobs
 from sensitune.training import read_metrics
 
@@ -167,7 +168,7 @@ def test_a_run_that_kills_its_workers_or_cannot_be_loaded_is_given_up(
 
 def test_a_node_that_does_not_see_the_folder_says_so(runs: ModuleType, config: RunConfig, tmp_path: Path) -> None:
     [job] = runs.jobs_in(tmp_path, config, ["a"]).values()
-    outcome = engine_ray._attempt_on_worker(run_job, job, 1, os.getcwd()).outcome
+    outcome = attempt_on_node(run_job, job, Origin.here(1)).outcome
     assert f"does not see {job.scores}. Put the sweep's folder on storage that every node" in str(outcome.error)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are computed: in processes on this machine, or on a Ray cluster.
+"""Where the runs of a sweep are computed: in processes on this machine, on a Ray cluster, or as jobs of Slurm.
 
 Every engine gets the same jobs, makes one attempt at a time at each, and reports how it ended; a worker that dies has
 its job started again.

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from sensitune._installed import install_line
 from sensitune.errors import ArgumentError, MissingPackageError
 from sensitune.sweeps._jobs import Job
-from sensitune.sweeps.engines._attempt import Attempt, RunFunction, attempt, failed, lost
+from sensitune.sweeps.engines._attempt import Attempt, Origin, RunFunction, attempt_on_node, failed, lost, placed
 from sensitune.sweeps.engines._settings import EngineSettings
 
 _CONNECT_SECONDS = 10.0
@@ -92,14 +87,14 @@ def _collect(
     run: RunFunction,
     finish: Callable[[Attempt], None],
 ) -> None:
-    task = ray.remote(_attempt_on_worker).options(max_retries=settings.retries, **_reserved(ray, settings))
+    task = ray.remote(attempt_on_node).options(max_retries=settings.retries, **_reserved(ray, settings))
     limit = settings.workers or len(waiting)
     running: dict[Any, Job] = {}
     try:
         while waiting or running:
             while waiting and len(running) < limit:
-                job = _placed(waiting.popleft())
-                running[task.remote(run, job, settings.cpus_per_run, os.getcwd())] = job
+                job = placed(waiting.popleft())
+                running[task.remote(run, job, Origin.here(settings.cpus_per_run))] = job
             [reference], _ = ray.wait(list(running))
             finish(_result(ray, reference, running.pop(reference), settings))
     finally:
@@ -120,25 +115,6 @@ def _reserved(ray: Any, settings: EngineSettings) -> dict[str, float]:
             raise ArgumentError(f"{message} Lower `cpus_per_run` or `gpus_per_run`.")
         _LOGGER.warning("%s Waiting for a larger node.", message)  # a cluster may start its nodes on demand
     return {"num_cpus": settings.cpus_per_run, "num_gpus": gpus}
-
-
-def _placed(job: Job) -> Job:
-    """The job with paths that mean the same in every folder, and the shared folder made, which the workers look for."""
-    job.scores.mkdir(parents=True, exist_ok=True)
-    return replace(job, folder=job.folder.absolute(), scores=job.scores.absolute())
-
-
-def _attempt_on_worker(run: RunFunction, job: Job, threads: int, folder: str) -> Attempt:
-    if not job.scores.is_dir():
-        return failed(
-            job,
-            f"The node {platform.node()} does not see {job.scores}. "
-            "Put the sweep's folder on storage that every node of the cluster sees under the same path.",
-        )
-    if Path(folder).is_dir():  # a relative path to data means what it means where the sweep was started
-        os.chdir(folder)
-    torch.set_num_threads(threads)
-    return attempt(run, job)
 
 
 def _result(ray: Any, reference: Any, job: Job, settings: EngineSettings) -> Attempt:

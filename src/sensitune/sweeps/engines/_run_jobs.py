@@ -1,4 +1,4 @@
-"""The engines that compute the runs of a sweep: this machine, or a Ray cluster."""
+"""The engines that compute the runs of a sweep: this machine, a Ray cluster, or Slurm."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from sensitune.sweeps.engines._attempt import Attempt, RunFunction
 from sensitune.sweeps.engines._local import run_locally
 from sensitune.sweeps.engines._ray import run_on_ray
 from sensitune.sweeps.engines._settings import EngineSettings
+from sensitune.sweeps.engines._slurm import run_on_slurm
 
-_ENGINES = {"local": run_locally, "ray": run_on_ray}
+_ENGINES = {"local": run_locally, "ray": run_on_ray, "slurm": run_on_slurm}
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -27,8 +28,9 @@ def run_jobs(
     A job whose worker dies is started again, up to `EngineSettings.retries` times, and goes on from what it had
     written. An exception that is none of Sensitune's errors is logged with its traceback.
 
-    On a Ray cluster, Sensitune is installed on every node, and the run folders and the data lie on storage that every
-    node sees under the same path. If Ray runs in this process already, its cluster is used, whatever the address.
+    On a cluster, Sensitune is installed on every node in the version that starts the sweep, and the run folders and the
+    data lie on storage that every node sees under the same path. If Ray runs in this process already, its cluster is
+    used, whatever the address.
 
     Args:
         jobs: The jobs.
@@ -37,7 +39,7 @@ def run_jobs(
         run: Runs one job, and is a function that other processes can import.
 
     Raises:
-        ArgumentError: If worker processes cannot start, or the Ray cluster cannot be used as asked.
+        ArgumentError: If worker processes cannot start, or the cluster cannot be used as asked.
     """
 
     def finish(attempt: Attempt) -> None:
