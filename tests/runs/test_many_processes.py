@@ -27,7 +27,7 @@ from torch import nn
 from sensitune._processes import Processes
 from sensitune.allocation import Allocation, random_allocation
 from sensitune.data import DataSettings, ImageTransform, load_data
-from sensitune.errors import SensituneError
+from sensitune.errors import ArgumentError, SensituneError
 from sensitune.runs import Run, RunConfig, _launch
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import outline_model
@@ -37,6 +37,7 @@ from sensitune_command import main
 
 # Nothing random within a batch; batches of 5 of 21 images, which neither two nor three processes can cut evenly, and
 # the last of which holds one image alone.
+pytestmark = pytest.mark.timeout(300)
 QUIET = Recipe(epochs=4, batch_size=5, learning_rate=3e-3, warmup_share=0.25, dropout=0.0, drop_path=0.0)
 SETTINGS = [
     *("--model", "vit_tiny_patch16_224", "--backbone.no-pretrained", "--backbone.image-size", "32"),
@@ -64,7 +65,9 @@ def tuned_in_float64() -> PeftModel:
     return tuned
 
 
-def trained(images: str, folder: Path, recipe: Recipe = QUIET, *, stop_at: int | None = None) -> list[float]:
+def trained(
+    images: str, folder: Path, recipe: Recipe = QUIET, *, stop_at: int | None = None, sharded: bool = False
+) -> list[float]:
     """The losses of its epochs."""
 
     def pull_the_plug(progress: TrainingProgress) -> None:
@@ -73,7 +76,13 @@ def trained(images: str, folder: Path, recipe: Recipe = QUIET, *, stop_at: int |
 
     data, model = load_data(DataSettings(images, test=True)), tuned_in_float64()
     with contextlib.suppress(Interrupted):
-        result = train(model, data, recipe, folder, transform=TRANSFORM, device="cpu", progress=pull_the_plug)
+        result = train(
+            *(model, data, recipe, folder),
+            transform=TRANSFORM,
+            device="cpu",
+            sharded=sharded,
+            progress=pull_the_plug,
+        )
         return [each.train_loss for each in result.metrics]
     return []
 
@@ -104,6 +113,9 @@ def work(images: str, folder: Path) -> None:
     if count == 2:
         trained(images, folder / "many then one", stop_at=INTERRUPTED_AT)
         found["one then many"] = trained(images, folder / "one then many")
+        found["sharded"] = trained(images, folder / "sharded", sharded=True)
+        trained(images, folder / "sharded then one", stop_at=INTERRUPTED_AT, sharded=True)
+        found["one then sharded"] = trained(images, folder / "one then sharded", sharded=True)
         data = load_data(DataSettings(images))
         found["answers"] = evaluate(tuned_in_float64(), data.dataset["train"], TRANSFORM, batch_size=5).loss
         found["refusals"] = refusals(images, folder, rank)
@@ -156,7 +168,7 @@ def launched(images: Path, folder: Path, count: int) -> list[dict[str, Any]]:
     ]
     try:
         for worker in workers:
-            _, errors = worker.communicate(timeout=100)
+            _, errors = worker.communicate(timeout=250)
             assert worker.returncode == 0, errors
     finally:
         for worker in workers:
@@ -183,7 +195,8 @@ def many(
     request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
     folder = tmp_path_factory.mktemp("many")
-    trained(str(images), folder / "one then many", stop_at=INTERRUPTED_AT)
+    for name in ("one then many", "one then sharded"):
+        trained(str(images), folder / name, stop_at=INTERRUPTED_AT)
     return folder, launched(images, folder, request.param)
 
 
@@ -257,6 +270,30 @@ def test_a_training_goes_on_with_another_number_of_processes(
     assert (resumed["resumed_after"], resumed["num_processes"]) == (1, 1)
 
 
+def test_weights_that_are_shared_out_train_alike_and_are_saved_whole(
+    images: Path, alone: Path, many: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    folder, found = many
+    if len(found) != 2:
+        pytest.skip("two processes have shown it")
+    expected = json.loads((alone / "losses.json").read_text())["losses"]
+    for each in found:
+        assert each["sharded"] == pytest.approx(expected, rel=1e-5)
+        assert each["one then sharded"] == pytest.approx(expected, rel=1e-5)
+    assert trained(str(images), folder / "sharded then one") == pytest.approx(expected, rel=1e-5)
+    for name in ("adapter", "adapter_chosen"):
+        whole, ours = (
+            load_file(each / name / "adapter_model.safetensors") for each in (alone / "losses", folder / "sharded")
+        )
+        assert whole.keys() == ours.keys()
+        for tensor, value in whole.items():
+            torch.testing.assert_close(ours[tensor], value, rtol=1e-5, atol=1e-8)
+    before, now = (
+        (each / "adapter" / "adapter_config.json").read_bytes() for each in (alone / "losses", folder / "sharded")
+    )
+    assert before == now
+
+
 def test_what_processes_evaluate_together_is_what_one_does(
     images: Path, many: tuple[Path, list[dict[str, Any]]]
 ) -> None:
@@ -284,6 +321,26 @@ def test_processes_that_do_not_go_together_say_so_all(many: tuple[Path, list[dic
         )
         assert images.startswith("DataError: 2 processes cannot share 1 training images")
         assert failing == "SensituneError: The disk of the second one is full."
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"), [("DEEPSPEED", r"DeepSpeed \(ZeRO\)"), ("FSDP", "accelerate's own FSDP settings")]
+)
+def test_a_launcher_that_asks_for_another_way_to_share_the_weights_is_refused(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: str,
+    what: str,
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{asked}", "true")
+    sentence = rf"The launcher asks for {what}, which is not supported. .*use `--compute.sharded` \(FSDP2\)"
+    with pytest.raises(ArgumentError, match=sentence):
+        trained(str(images), tmp_path / "python")
+    assert main(["run", *SETTINGS, "--data", str(images), "--output", str(tmp_path / "run")]) == 2
+    assert "`--compute.sharded` (FSDP2)" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from sensitune._files import naming_failure
 from sensitune._processes import Processes, is_others_end, launched_count
 from sensitune.errors import ArgumentError, ProcessError, RunFolderError
-from sensitune.training import resolve_device
+from sensitune.training import check_launcher, resolve_device
 
 PACKAGES: Final = ("sensitune", "torch", "torchvision", "timm", "peft", "transformers", "accelerate", "datasets")
 """What a run's numbers may depend on."""
@@ -42,9 +42,11 @@ def joined_processes(device: str) -> Iterator[Processes]:
         The processes; this one alone if no launcher started it, and those it has met already.
 
     Raises:
-        ArgumentError: If the device is none for several processes, or there are more processes than GPUs.
+        ArgumentError: If the launcher asks for what is not supported, the device is none for several processes, or
+            there are more processes than GPUs.
         ProcessError: If another process is gone.
     """
+    check_launcher()
     met = Processes.found().count > 1
     if launched_count() == 1 and not met:
         yield Processes()

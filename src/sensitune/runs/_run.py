@@ -266,6 +266,7 @@ class Run:
             manifest=manifest,
             device=config.compute.device,
             num_workers=config.compute.num_workers,
+            sharded=config.compute.sharded,
             seed=config.seed,
             progress=lambda progress: report_training(self.reporter, progress),
         )

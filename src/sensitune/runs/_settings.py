@@ -88,6 +88,8 @@ class ComputeSettings:
     """Where it runs: auto takes CUDA, else Apple's MPS, else the CPU."""
     num_workers: Annotated[int, Ge(0), Le(256)] = 0
     """Processes that read images; 0 reads them in this one."""
+    sharded: bool = False
+    """Whether processes that train together (torchrun) share the weights out, by FSDP2, instead of each holding all."""
 
     def __post_init__(self) -> None:
         check(self)

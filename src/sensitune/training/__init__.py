@@ -37,6 +37,7 @@ from sensitune.training._result import (
     read_result,
 )
 from sensitune.training._run_card import write_card
+from sensitune.training._sharding import check_launcher
 from sensitune.training._shares import check_enough_images
 from sensitune.training._train import train
 from sensitune.training._weights import load_weights
@@ -51,6 +52,7 @@ __all__ = [
     "TrainingProgress",
     "TrainingResult",
     "check_enough_images",
+    "check_launcher",
     "check_precision",
     "evaluate",
     "fit_head",

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sensitune.errors import NonFiniteError
+from sensitune.training._sharding import gathered
 
 WAY_OUT = "Lower `learning_rate`, set `clip_grad_norm`, or use `precision='float32'`."
 
@@ -37,5 +38,5 @@ def check_finite_weights(model: nn.Module) -> None:
         NonFiniteError: If a trained value is not finite.
     """
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not torch.isfinite(parameter).all():
+        if parameter.requires_grad and not torch.isfinite(gathered({name: parameter})[name]).all():
             raise NonFiniteError(f"The trained values must be finite. `{name}` is not, after the last step. {WAY_OUT}")

@@ -36,6 +36,7 @@ from sensitune.training._result import (
     write_result,
 )
 from sensitune.training._run_card import write_card
+from sensitune.training._sharding import check_launcher
 from sensitune.training._shares import check_enough_images
 from sensitune.training._unused import used_parameters_alone
 from sensitune.training._weights import load_weights, save_weights
@@ -57,6 +58,7 @@ def train(
     resume: bool = True,
     device: str | torch.device = "auto",
     num_workers: int = 0,
+    sharded: bool = False,
     cache_bytes: int = 2 * 2**30,
     seed: int = 0,
     progress: Callable[[TrainingProgress], None] | None = None,
@@ -92,6 +94,9 @@ def train(
             removes the checkpoints and starts again.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         num_workers: Processes that read images; 0 reads them in this one.
+        sharded: Whether processes that train together share the weights out (torch's FSDP2), each holding its part of
+            every tensor, frozen or not; False has each hold them all. One process has no use for it. The model stays
+            shared out; what is saved is whole.
         cache_bytes: Resized images, or features, are kept in memory up to this size for each split; 0 decodes the
             images every epoch.
         seed: Seed of the order of the images, of dropout and of all else that is random while it trains; from 0 to
@@ -105,10 +110,12 @@ def train(
         MemoryLimitError: If there is not enough memory; the message says what to lower.
         NonFiniteError: If a loss or the trained values become infinite or not a number; the message says when. The
             checkpoints are removed then, so that `output_dir` can be used again with another recipe.
-        ArgumentError: If nothing requires a gradient, the model's outputs are not the data's classes, its adapter is
-            not called ``default``, the device is one of several by number, or the seed is out of range.
+        ArgumentError: If the launcher asks for DeepSpeed or accelerate's FSDP, nothing requires a gradient, the model's
+            outputs are not the data's classes, its adapter is not called ``default``, the device is one of several by
+            number, or the seed is out of range.
         RunFolderError: If `output_dir` holds checkpoints of another recipe or seed.
     """
+    check_launcher()
     place = resolve_device(device)
     if place.index:
         raise ArgumentError(
@@ -124,7 +131,8 @@ def train(
     resumed_after = processes.first(lambda: open_checkpoints(folder, setting, resume=resume))
     metrics = list(processes.first(lambda: read_metrics(folder.metrics)[:resumed_after])) if resumed_after else []
     reading = open_reading(model, images, recipe, device=place, num_workers=num_workers, cache_bytes=cache_bytes)
-    run = _Run(model, recipe, reading, folder, place, num_workers, seed, manifest)
+    sharded = sharded and processes.count > 1 and not reading.of_features
+    run = _Run(model, recipe, reading, folder, place, num_workers, seed, manifest, sharded)
     try:
         chosen = run.fit(metrics, progress)
         test_accuracy_last, test_accuracy_chosen = run.test(chosen)
@@ -157,6 +165,7 @@ class _Run:
     num_workers: int
     seed: int
     manifest: AdapterManifest | None
+    sharded: bool
 
     def fit(self, metrics: list[EpochMetrics], progress: Callable[[TrainingProgress], None] | None) -> int | None:
         """Train what is left to train, add to the metrics, keep the last weights; return the chosen epoch."""
@@ -177,6 +186,7 @@ class _Run:
                 num_workers=self.num_workers,
                 seed=self.seed,
                 callbacks=[recorder, *([ProgressReporter(progress, metrics)] if progress else [])],
+                sharded=self.sharded,
             )
             trainer.create_optimizer()  # of all that trains: any number of processes can then go on from another's
             with (

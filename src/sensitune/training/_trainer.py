@@ -28,6 +28,7 @@ from sensitune.training._modes import hold_frozen_parts, moves_statistics
 from sensitune.training._reading import Reading
 from sensitune.training._recipe import Recipe
 from sensitune.training._schedule import learning_rate_at
+from sensitune.training._sharding import gathered_optimizer, is_sharded, load_optimizer, shard
 from sensitune.training._shares import Shares, training_loader
 from sensitune.training._weights import load_weights, save_weights
 
@@ -46,6 +47,7 @@ class RecipeTrainer(Trainer):
         num_workers: int,
         seed: int,
         callbacks: list[Any],
+        sharded: bool = False,
     ) -> None:
         self.recipe = recipe
         self.tuned = model
@@ -67,6 +69,11 @@ class RecipeTrainer(Trainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
+        if sharded:
+            shard(reading.module, device)
+            # Has it leave the model as it is, with its own reduction of gradients, where it would wrap it in DDP.
+            self.is_distributed_loading_by_transformers = True
+            self.place_model_on_device = False
         self.shares = Shares(len(reading.splits["train"]), recipe.batch_size, Processes.found())
         self.steps_per_epoch = len(self.shares)
         if not self.shares.processes.is_first:
@@ -172,6 +179,30 @@ class RecipeTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.tuned, resume_from_checkpoint)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not is_sharded(self.reading.module):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        whole = gathered_optimizer(self.optimizer)
+        if self.args.should_save:
+            torch.save(whole, Path(output_dir) / "optimizer.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(self.reading.module):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer, scheduler = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in ("optimizer.pt", "scheduler.pt")
+        )
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        load_optimizer(self.optimizer, optimizer)
+        self.lr_scheduler.load_state_dict(scheduler)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         checkpoint = self.checkpoints / f"checkpoint-{self.state.global_step}"

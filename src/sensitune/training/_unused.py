@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sensitune._processes import Processes
 from sensitune.training._loss import logits_of
 from sensitune.training._modes import evaluation_mode
+from sensitune.training._sharding import is_sharded
 
 
 @contextmanager
@@ -27,9 +28,9 @@ def used_parameters_alone(model: nn.Module, inputs: Tensor) -> Iterator[None]:
         inputs: What it reads, for one image ``[1, ...]``.
 
     Yields:
-        Nothing.
+        Nothing; shards mind no parameter that is left out.
     """
-    if Processes.found().count == 1:
+    if Processes.found().count == 1 or is_sharded(model):
         yield
         return
     unused = _unused(model, inputs)

@@ -16,6 +16,7 @@ from sensitune._files import atomic_folder
 from sensitune._processes import Processes
 from sensitune.errors import AdapterFileError
 from sensitune.training._manifest import AdapterManifest
+from sensitune.training._sharding import gathered, is_sharded, loading_whole
 from sensitune.tuner import check_complete
 
 _PLAIN_WEIGHTS = "trained.safetensors"
@@ -31,16 +32,19 @@ def save_weights(model: nn.Module, folder: str | os.PathLike[str], *, manifest: 
         folder: The folder's final name.
         manifest: Saved with it, so that it can be used on its own.
     """
-    Processes.found().first(lambda: _save(model, folder, manifest))
+    whole = None if not is_sharded(model) else gathered(_kept_tensors(model))
+    Processes.found().first(lambda: _save(model, folder, manifest, whole))
 
 
-def _save(model: nn.Module, folder: str | os.PathLike[str], manifest: AdapterManifest | None) -> None:
+def _save(
+    model: nn.Module, folder: str | os.PathLike[str], manifest: AdapterManifest | None, whole: dict[str, Any] | None
+) -> None:
     with atomic_folder(folder) as temporary:
         if isinstance(model, PeftModel):
             # Without the switch PEFT asks the hub whether the vocabulary has grown.
-            model.save_pretrained(str(temporary), save_embedding_layers=False)
+            model.save_pretrained(str(temporary), save_embedding_layers=False, state_dict=whole)
         else:
-            save_file(_trained_tensors(model), temporary / _PLAIN_WEIGHTS)
+            save_file(_trained_tensors(model) if whole is None else whole, temporary / _PLAIN_WEIGHTS)
         if manifest is not None:
             manifest.save(temporary)
 
@@ -70,14 +74,24 @@ def load_weights(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     if isinstance(model, PeftModel):
         check_complete(folder)
         tensors = load_peft_weights(str(folder), device="cpu")
-        found: Any = set_peft_model_state_dict(model, tensors, adapter_name=model.active_adapter)
+        with loading_whole(model):
+            found: Any = set_peft_model_state_dict(model, tensors, adapter_name=model.active_adapter)
         unexpected = found.unexpected_keys
     else:
         tensors = load_file(Path(folder) / _PLAIN_WEIGHTS)
         unexpected = sorted(tensors.keys() ^ _trained_tensors(model).keys())
-        model.load_state_dict(tensors, strict=False)
+        with loading_whole(model):
+            model.load_state_dict(tensors, strict=False)
     if unexpected:
         raise AdapterFileError(f"{folder} does not fit the model: {unexpected[0]!r} is in one of them only.")
+
+
+def _kept_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Of a PEFT model's state what it may save: all that trains, and buffers; of another model what trains."""
+    if not isinstance(model, PeftModel):
+        return _trained_tensors(model)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
 def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -166,8 +166,9 @@ def _reader(name: str) -> Any:
         if name not in vars(owner) and name not in owner._parameters:
             raise AttributeError(name)  # FSDP1 takes parameters away for a moment and asks whether they are gone
         base = vars(owner).get(name, owner._parameters.get(name))
-        # Between two forwards FSDP1 compares the attribute with its own parameter, to find what the user replaced.
-        if child is None or base is None or getattr(base, "_fsdp_flattened", False):
+        # Between two forwards FSDP compares the attribute with its own parameter, to find what the user replaced; that
+        # of FSDP2 is a process's shard (a DTensor), and while a forward runs the gathered tensor stands in its place.
+        if child is None or base is None or getattr(base, "_fsdp_flattened", False) or hasattr(base, "device_mesh"):
             return base
         assert isinstance(child, SptTensors)
         if not child.shown:
