@@ -12,6 +12,7 @@ is freed is given back at once.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import threading
@@ -185,6 +186,7 @@ def main() -> None:
     linear = sum(site.numel for site in sensitivity.sites if site.kind == "matrix")
     publish(
         arguments,
+        malloc_mmap_threshold=os.environ.get("MALLOC_MMAP_THRESHOLD_"),
         precision=arguments.precision,
         parameters=scalars,
         linear_parameters=linear,
