@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from quantised_models import batches, nf4, small
 from torch import nn
 
 ROOT = Path(__file__).parents[1]
+RUNS = ("scale_nf4.json", "scale_nf4_long.json")
+KINDS = ("bfloat16", "nf4")
 PAGE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 
 
@@ -43,3 +47,23 @@ def test_the_shares_of_placements_that_stay_are_those_of_the_result() -> None:
             for each in ("nf4 and float32", "two halves of the batches")
         ]
         assert f"| {budget.replace('%', ' %')} | {' | '.join(cells)} |" in PAGE
+
+
+def test_the_arithmetic_of_the_page_is_that_of_the_results() -> None:
+    results = ROOT / "benchmarks" / "results"
+    command = [str(ROOT / "benchmarks" / "scale_arithmetic.py"), *(str(results / name) for name in RUNS)]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert len(rows) == 11
+    assert "\n".join(rows) in PAGE
+
+
+def test_the_measured_stages_are_those_of_the_results() -> None:
+    both = [json.loads((ROOT / "benchmarks" / "results" / f"scale_{name}.json").read_text()) for name in KINDS]
+    for stage in ("build", "score", "allocate", "train"):
+        found = [each["stages"][stage] for each in both]
+        cells = [
+            (f"{row['seconds']:.0f}", f"{row['peak_own_mib']:,}", f"{row['peak_resident_mib']:,}") for row in found
+        ]
+        assert f"| {stage} | {' | '.join(cell for row in cells for cell in row)} |" in PAGE
+    assert all(each["loaded_gives_the_same"] and each["stored_bytes_unchanged"] for each in both)
