@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test acceptance matrix bench bench-accuracy study report-accuracy bench-compare check format lint clean
+.PHONY: help install demo test acceptance matrix bench bench-accuracy study report-accuracy bench-compare docs docs-links check format lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,18 @@ report-accuracy: install  ## compute the study's tables from its rows, into docs
 
 bench-compare: install  ## hold what `make bench` measured against the committed results and the bars
 	@$(BIN)/python benchmarks/speed/compare.py
+
+# `make docs ONLINE=1` also links into torch, transformers, PEFT and timm; it fails where their inventories cannot be had.
+SPHINX = SENSITUNE_DOCS_ONLINE=$(ONLINE) OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q
+
+docs: install  ## build the documentation site into build/site, without a network (ONLINE=1: with links to other projects)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(SPHINX) -b html docs build/site
+	@echo "build/site/index.html"
+
+docs-links: install  ## look whether every address on the site answers (needs a network)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(SPHINX) -b linkcheck docs build/links
 
 lint: install  ## formatting, lint, types and the import contract
 	$(BIN)/ruff format --check .

@@ -26,16 +26,18 @@ _HUB = "hf:"
 def load_data(settings: DataSettings | str | os.PathLike[str]) -> ImageData:
     """Load data by name or from files.
 
-    | source | what it is |
-    |---|---|
-    | ``"demo"``, ``"elpv"`` | the demo's photographs |
-    | ``"vtab1k/cifar"`` | a task of VTAB-1k below `root`; the task's folder itself will do as well |
-    | ``"fgvc/cub"`` | a data set of FGVC below `root`; its folder, named so, will do as well |
-    | ``"hf:owner/name"``, ``"hf:name:config"`` | a data set of the Hugging Face hub |
-    | a ``.csv``, ``.json`` or ``.jsonl`` file | a table of paths and labels, relative to `root` |
-    | a path or pattern that ends in ``.tar`` | WebDataset shards |
-    | a folder of ``save_to_disk`` | a saved data set |
-    | any other folder | one folder of images per class; one called demo is ``"./demo"`` |
+    =========================================  ========================================================================
+    source                                     what it is
+    =========================================  ========================================================================
+    ``"demo"``, ``"elpv"``                     the demo's photographs
+    ``"vtab1k/cifar"``                         a task of VTAB-1k below `root`; the task's folder itself will do as well
+    ``"fgvc/cub"``                             a data set of FGVC below `root`; its folder, named so, will do as well
+    ``"hf:owner/name"``, ``"hf:name:config"``  a data set of the Hugging Face hub
+    a ``.csv``, ``.json`` or ``.jsonl`` file   a table of paths and labels, relative to `root`
+    a path or pattern that ends in ``.tar``    WebDataset shards
+    a folder of ``save_to_disk``               a saved data set
+    any other folder                           one folder of images per class; one called demo is ``"./demo"``
+    =========================================  ========================================================================
 
     Args:
         settings: Which images; a name or a path is a source with everything else left at its default.

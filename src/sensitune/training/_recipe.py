@@ -36,7 +36,7 @@ class Recipe:
     batch_size: PositiveInt = 64
     """Images per step."""
     epochs: NonNegativeInt = 100
-    """Passes over the training split; 0 leaves the head as `head_start: probe` has fitted it, a linear probe."""
+    """Passes over the training split; 0 leaves the head as ``head_start: probe`` has fitted it, a linear probe."""
     warmup_share: Share = 0.1
     """Share of all steps over which the learning rate rises linearly; the published 10 of 100 epochs."""
     warmup_learning_rate: OtherRate = 1e-6
