@@ -31,7 +31,7 @@ from sensitune.errors import ArgumentError, SensituneError
 from sensitune.runs import Run, RunConfig, _launch
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import outline_model
-from sensitune.training import Recipe, TrainingProgress, check_enough_images, evaluate, train
+from sensitune.training import Recipe, TrainingProgress, _sharding, check_enough_images, evaluate, train
 from sensitune.tuner import SptConfig
 from sensitune_command import main
 
@@ -116,10 +116,19 @@ def work(images: str, folder: Path) -> None:
         found["sharded"] = trained(images, folder / "sharded", sharded=True)
         trained(images, folder / "sharded then one", stop_at=INTERRUPTED_AT, sharded=True)
         found["one then sharded"] = trained(images, folder / "one then sharded", sharded=True)
+        found["share"] = share_of_weights()
         data = load_data(DataSettings(images))
         found["answers"] = evaluate(tuned_in_float64(), data.dataset["train"], TRANSFORM, batch_size=5).loss
         found["refusals"] = refusals(images, folder, rank)
     (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+def share_of_weights() -> float:
+    """What part of a model's scalars a process holds once it is shared out."""
+    model = tuned_in_float64()
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    _sharding.shard(model, torch.device("cpu"))
+    return sum(parameter.to_local().numel() for parameter in model.parameters()) / whole  # type: ignore[operator]
 
 
 def refusals(images: str, folder: Path, rank: int) -> list[str]:
@@ -280,6 +289,7 @@ def test_weights_that_are_shared_out_train_alike_and_are_saved_whole(
     for each in found:
         assert each["sharded"] == pytest.approx(expected, rel=1e-5)
         assert each["one then sharded"] == pytest.approx(expected, rel=1e-5)
+        assert each["share"] == pytest.approx(0.5, abs=0.01)
     assert trained(str(images), folder / "sharded then one") == pytest.approx(expected, rel=1e-5)
     for name in ("adapter", "adapter_chosen"):
         whole, ours = (
@@ -321,6 +331,22 @@ def test_processes_that_do_not_go_together_say_so_all(many: tuple[Path, list[dic
         )
         assert images.startswith("DataError: 2 processes cannot share 1 training images")
         assert failing == "SensituneError: The disk of the second one is full."
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_gpus_make_the_run_of_one_process(images: Path, alone: Path, tmp_path: Path, sharded: bool) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "sensitune", "run"]
+    options = [*SETTINGS, "--device", "cuda", "--recipe.precision", "float32", "--data", str(images)]
+    options += ["--output", str(tmp_path / "run"), *(["--compute.sharded"] if sharded else [])]
+    subprocess.run([*launcher, *options], check=True)
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["num_processes"] == 2
+    expected, found = (Sensitivity.load(each / "run" / "sensitivity.safetensors") for each in (alone, tmp_path))
+    for name, score in expected.scores.items():
+        torch.testing.assert_close(found.scores[name], score, rtol=1e-3, atol=1e-8)
+    for before, now in zip(metrics(alone / "run"), metrics(tmp_path / "run"), strict=True):
+        assert now["train_loss"] == pytest.approx(before["train_loss"], rel=1e-2)
 
 
 @pytest.mark.parametrize(
