@@ -46,6 +46,7 @@ class _Signals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._at_once = False
+        self._in_hook = False
         self._later: threading.Timer | None = None
 
     @contextmanager
@@ -91,15 +92,25 @@ class _Signals:
         self.received = self.received or signal.Signals(number)
         if self._at_once:
             os._exit(self.end())
+        if self._in_hook:  # where it would be dropped once more: on a busy machine the hook takes longer than the timer
+            self._raise_later()
+            return
         raise _Stopped
 
     def _again(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Python drops what is raised in a destructor or a callback, this one too: it is raised again elsewhere."""
         if isinstance(unraisable.exc_value, _Stopped):
-            self._later = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
-            self._later.start()
+            self._in_hook = True
+            try:
+                self._raise_later()
+            finally:
+                self._in_hook = False
         else:
             sys.__unraisablehook__(unraisable)
+
+    def _raise_later(self) -> None:
+        self._later = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
+        self._later.start()
 
     def end(self) -> int:
         """Say that the command was interrupted; return its exit code."""

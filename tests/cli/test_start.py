@@ -111,6 +111,32 @@ def test_a_signal_that_python_drops_or_a_library_turns_into_another_error_ends_i
         assert (done.returncode, done.stdout, done.stderr) == (code, "", SENTENCE)
 
 
+def test_a_signal_that_python_drops_ends_it_on_a_machine_that_is_slow_to_start_a_thread_too() -> None:
+    body = """
+    import threading
+    at_once = threading.Timer.start
+
+    def slowly(timer):
+        threading.Timer.start = at_once
+        at_once(timer)
+        until = time.monotonic() + 0.1
+        while time.monotonic() < until:
+            pass
+
+    threading.Timer.start = slowly
+
+    class Library:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Library()
+    time.sleep(30)
+    print("went on")
+    """
+    done = started(A_COMMAND.format(body=body))
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", SENTENCE)
+
+
 def test_a_signal_while_the_library_loads_ends_it_whoever_would_swallow_it() -> None:
     code = """
 import os, signal, sys, sensitune_command
