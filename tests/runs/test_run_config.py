@@ -46,7 +46,7 @@ def test_what_yaml_leaves_out_takes_its_default(tmp_path: Path) -> None:
         ("recipe: {epochs: true}", r"`recipe\.epochs` must be a whole number.*\. Got True"),
         ("recipe: {learning_rate: fast}", r"`recipe\.learning_rate` must be a number.*\. Got 'fast'"),
         ("recipe: 3", r"`recipe` must be a group of settings\. Got 3"),
-        ("allocation: {method: lore}", r"`allocation\.method` must be one of spt-lora, .*, peft\. Got 'lore'"),
+        ("allocation: {method: lore}", r"`allocation\.method` must be one of spt-lora, .*, auto\. Got 'lore'"),
         ("allocation: {tau: 0.5}", r"`allocation\.tau` must be a whole number of at least 1 or null\. Got 0\.5"),
     ],
 )

@@ -230,7 +230,7 @@ def test_an_unknown_split_is_refused(finished: RunFolder) -> None:
         Run(finished).evaluate(split="tset")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "auto"])  # which is one of the others
 def test_every_method_trains_what_its_allocation_says(method: str, config: RunConfig, tmp_path: Path) -> None:
     peft = {"peft_type": "LORA", "r": 2} if method == "peft" else None
     settings = changed(

@@ -8,8 +8,16 @@ from rich.console import Console
 
 from sensitune.cli._arguments import asked_run
 from sensitune.cli._console import make_console, reporting, show_path
-from sensitune.report import ComparisonRow, allocation_table, comparison_table, write_report
-from sensitune.runs import Run, RunFolder, joined_processes, stability_of
+from sensitune.report import (
+    ComparisonRow,
+    Table,
+    TrialRow,
+    allocation_table,
+    comparison_table,
+    trials_table,
+    write_report,
+)
+from sensitune.runs import Run, RunFolder, joined_processes, read_choice, stability_of
 
 DESCRIPTION = """Tune a pretrained vision model on your own images, under a budget of trainable parameters.
 
@@ -33,7 +41,12 @@ def main(arguments: Sequence[str]) -> None:
 
 def _show(console: Console, run: Run) -> None:
     row, folder, allocation, result = comparison_row(run), run.folder, run.allocation(), run.train()
-    written = write_report(folder.path, allocation, sensitivity=run.known_sensitivity(), comparison=[row])
+    trials = _trials(run)
+    written = write_report(
+        folder.path, allocation, sensitivity=run.known_sensitivity(), comparison=[row], trials=trials
+    )
+    if trials is not None:
+        console.print(trials)
     if allocation is not None:
         console.print(allocation_table(allocation))
     if (stability := stability_of(run)) is not None:
@@ -47,11 +60,31 @@ def _show(console: Console, run: Run) -> None:
     show_path(console, "report", written[0])
 
 
+def _title(run: Run) -> str:
+    own, settled = run.config.method, run.settled
+    title = settled.method.title(settled.allocation)
+    return title if settled.method is own else f"{own.label}: {title}"
+
+
+def _trials(run: Run) -> Table[TrialRow] | None:
+    choice = read_choice(run)
+    if choice is None:
+        return None
+    rows = [
+        TrialRow(each.candidate, each.rung, each.epochs, each.steps, each.validation_accuracy, each.outcome)
+        for each in choice.trials
+    ]
+    rows += [TrialRow(name, None, None, None, None, f"not tried: {why}") for name, why in choice.left_out.items()]
+    if not rows:
+        return None
+    return trials_table(rows, full_runs=choice.full_runs)
+
+
 def comparison_row(run: Run) -> ComparisonRow:
     """A finished run as a row of the report's table."""
     result, cost = run.train(), run.origin()
     return ComparisonRow(
-        method=run.config.method.title(run.config.allocation),
+        method=_title(run),
         trainable_params=cost.trainable_params,
         trainable_params_with_head=cost.trainable_params + cost.head_params,
         backbone_share=cost.trainable_params / cost.backbone_params,

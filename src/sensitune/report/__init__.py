@@ -24,7 +24,9 @@ from sensitune.report._bars import figure_by_block, figure_by_operation
 from sensitune.report._comparison import ComparisonRow, comparison_table
 from sensitune.report._heat_map import figure_heat_map
 from sensitune.report._style import BLUE, FAINT, GREEN, ORANGE, RULE, new_figure, save_figure, style
+from sensitune.report._table import Table
 from sensitune.report._task_table import TableRow, TaskTable
+from sensitune.report._trials import TrialRow, trials_table
 from sensitune.report._write import write_report
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "ORANGE",
     "RULE",
     "ComparisonRow",
+    "Table",
     "TableRow",
     "TaskTable",
+    "TrialRow",
     "allocation_table",
     "comparison_table",
     "figure_accuracy",
@@ -45,5 +49,6 @@ __all__ = [
     "new_figure",
     "save_figure",
     "style",
+    "trials_table",
     "write_report",
 ]

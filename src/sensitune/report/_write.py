@@ -16,6 +16,7 @@ from sensitune.report._comparison import ComparisonRow, comparison_table
 from sensitune.report._heat_map import figure_heat_map
 from sensitune.report._style import save_figure
 from sensitune.report._table import Table
+from sensitune.report._trials import TrialRow
 from sensitune.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def write_report(
     *,
     sensitivity: Sensitivity | None = None,
     comparison: Sequence[ComparisonRow] = (),
+    trials: Table[TrialRow] | None = None,
 ) -> list[Path]:
     """Write the tables and figures of a run: ``figures/*.{csv,png,svg}``, and ``report.md`` that shows them.
 
@@ -36,12 +38,13 @@ def write_report(
         allocation: What was tuned; None of a method that places nothing, such as full fine-tuning.
         sensitivity: The scores behind it; with them and the allocation's `tau`, the sensitive parameters are drawn too.
         comparison: Results to show in a table; two or more with an accuracy are drawn as well.
+        trials: What was tried before, of a run that chose its method.
 
     Returns:
         Every file written, ``report.md`` first.
     """
     figures = Path(folder) / "figures"
-    tables = dict(_tables(allocation, comparison))
+    tables = dict(_tables(allocation, comparison, trials))
     drawn = dict(_figures(allocation, sensitivity, comparison))
     written: list[Path] = []
     for name, table in tables.items():
@@ -55,9 +58,13 @@ def write_report(
     return [page, *written]
 
 
-def _tables(allocation: Allocation | None, comparison: Sequence[ComparisonRow]) -> Iterator[tuple[str, Table[Any]]]:
+def _tables(
+    allocation: Allocation | None, comparison: Sequence[ComparisonRow], trials: Table[TrialRow] | None
+) -> Iterator[tuple[str, Table[Any]]]:
     if comparison:
         yield "comparison", comparison_table(comparison)
+    if trials is not None:
+        yield "trials", trials
     if allocation is not None:
         yield "allocation_by_operation", allocation_table(allocation, by="operation")
         yield "allocation_by_block", allocation_table(allocation, by="block")

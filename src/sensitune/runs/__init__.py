@@ -22,6 +22,7 @@ Example:
     ('cat', 0.97)
 """
 
+from sensitune.runs._choice import read_choice
 from sensitune.runs._compare import compare, comparing
 from sensitune.runs._config import RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation
@@ -60,6 +61,7 @@ __all__ = [
     "open_image",
     "predict",
     "preset_settings",
+    "read_choice",
     "stability_of",
     "surroundings",
     "with_preset",

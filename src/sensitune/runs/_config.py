@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Final, get_type_hints
 
 from sensitune._schema import Seed, check, read, read_yaml, to_plain
@@ -13,7 +13,7 @@ from sensitune.data import DataSettings
 from sensitune.errors import ArgumentError, ConfigError
 from sensitune.runs._scoring import Scoring
 from sensitune.runs._settings import AllocationSettings, ComputeSettings, SensitivitySettings
-from sensitune.runs.methods import METHODS, Method
+from sensitune.runs.methods import METHODS, AutoMethod, Method
 from sensitune.training import Recipe
 
 RECORDED_KEY: Final = "recorded"
@@ -46,6 +46,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         check(self)
         _check_method(self.allocation)
+        if isinstance(self.method, AutoMethod):
+            _check_auto(self)
 
     @property
     def method(self) -> Method:
@@ -61,7 +63,8 @@ class RunConfig:
     def scoring(self) -> Scoring:
         """What the run's scores depend on, and nothing else."""
         sensitivity = self.method.scoring(self.allocation, self.sensitivity)
-        return Scoring(self.backbone, self.data, sensitivity, self.recipe.head_start, self.seed)
+        # Whether a run ends on the test split is nothing to its scores.
+        return Scoring(self.backbone, replace(self.data, test=False), sensitivity, self.recipe.head_start, self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, ready for YAML."""
@@ -106,6 +109,29 @@ class RunConfig:
         values = read_yaml(path)
         values.pop(RECORDED_KEY, None)
         return cls.from_dict(values, source=path)
+
+
+def _check_auto(config: RunConfig) -> None:
+    """Refuse what auto finds for itself, and what leaves it nothing to choose by."""
+    for group, names in AutoMethod.finds.items():
+        settings = getattr(config, group)
+        defaults = {each.name: each.default for each in fields(settings)}
+        for name in names:
+            if (value := getattr(settings, name)) != defaults[name]:
+                raise ArgumentError(
+                    f"`{group}.{name}` is what each candidate of the method auto has a value of its own for. Got "
+                    f"{value}. Leave it out, or name a method."
+                )
+    if config.recipe.epochs < (fewest := AutoMethod.fewest_epochs):
+        raise ArgumentError(
+            f"`recipe.epochs` must be at least {fewest} with the method auto, which tries its candidates for a sixth "
+            f"of them. Got {config.recipe.epochs}."
+        )
+    if config.data.train_on_validation:
+        raise ArgumentError(
+            "`data.train_on_validation` leaves no validation split for the method auto to choose on. Leave it out, or "
+            "name a method."
+        )
 
 
 def _check_method(settings: AllocationSettings) -> None:

@@ -64,6 +64,10 @@ class RunFolder:
     """The second stage's result, of a method that places something."""
     lora_start = _Named("lora_start.safetensors")
     """Where the LoRAs start, if not at random."""
+    choice = _Named("choice.json")
+    """What a run of the method auto has tried and chosen."""
+    candidates = _Named("candidates")
+    """The run folders of what it tries."""
     evaluation = _Named("evaluation.json")
     """The fourth stage's result."""
 
@@ -141,7 +145,7 @@ class RunFolder:
     def _free(self, names: set[str], recorded: RunConfig) -> frozenset[str]:
         """What may differ from the recorded settings: all that nothing here was made from."""
         training = self.training
-        if training.result.name in names or any(training.checkpoints.glob("checkpoint-*")):
+        if {training.result.name, self.candidates.name} & names or any(training.checkpoints.glob("checkpoint-*")):
             return _FREE_SETTINGS
         scored_alike = self.sensitivity.name not in names or recorded.scoring == self.config.scoring
         if self.allocation.name not in names and scored_alike:

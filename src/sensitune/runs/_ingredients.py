@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -81,6 +82,17 @@ class Ingredients:
             fitted = Processes.found().first(self._fit_head)
             backbone.model.load_state_dict(fitted, strict=False)
         return backbone
+
+    def without_test(self) -> Ingredients:
+        """The same, of runs that leave the test split alone; what is loaded or fitted is shared."""
+        if not self._settings.test:
+            return self
+        _ = self.all_data, self.backbone
+        other = copy(self)
+        other.__dict__.pop("data", None)
+        other._settings = replace(self._settings, test=False)
+        other.made_of = (self._spec, other._settings, self._seed, self._head_start)
+        return other
 
     def _fit_head(self) -> dict[str, Tensor]:
         """Fit the head in place; what the fit has changed, by name."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
 from sensitune._processes import Processes
 from sensitune.allocation import Allocation, compute_lora_start
 from sensitune.errors import ArgumentError, DataError, RunFolderError
+from sensitune.runs._choice import settle
 from sensitune.runs._config import RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation, Weights, show_on_card
 from sensitune.runs._folder import RunFolder
 from sensitune.runs._ingredients import Ingredients
 from sensitune.runs._launch import check_processes
 from sensitune.runs._lora_start import save_lora_start
+from sensitune.runs._manifest import manifest_of
 from sensitune.runs._reporter import Reporter, Silent, report_training
 from sensitune.runs._scoring import estimate
 from sensitune.runs._settings import DeviceName
@@ -72,7 +72,9 @@ class Run:
         self.folder = folder
         self.reporter = reporter or Silent()
         self.ingredients = ingredients or Ingredients.of(config)
-        self._scores = scores
+        # Candidates share their scores, and the chosen one's run finds them there.
+        self.scores = folder.path / "scores" if scores is None and folder.config.allocation.method == "auto" else scores
+        self._settled: RunConfig | None = None
         self._sensitivity: Sensitivity | None = None
         self._allocation: Allocation | None = None
         self._placed: Allocation | None = None
@@ -143,6 +145,13 @@ class Run:
         """The settings."""
         return self.folder.config
 
+    @property
+    def settled(self) -> RunConfig:
+        """The settings its stages follow: its own; of the method auto those it has chosen, and chooses if need be."""
+        if self._settled is None:
+            self._settled = settle(self)
+        return self._settled
+
     def check(self) -> None:
         """Make sure of all that can be known before anything is computed.
 
@@ -161,7 +170,7 @@ class Run:
 
     def outline(self) -> ModelOutline:
         """How the run's method sees the backbone."""
-        config = self.config
+        config = self.settled
         split_fused = config.scoring.sensitivity.split_fused if config.needs_scores else config.method.split_fused
         return self.ingredients.outline(split_fused=split_fused)
 
@@ -178,8 +187,8 @@ class Run:
 
     def _score(self) -> Path:
         self.reporter.stage("Scoring every parameter")
-        scoring, device = self.config.scoring, self.config.compute.device
-        path = self.folder.sensitivity if self._scores is None else self._scores / scoring.file_name
+        scoring, device = self.settled.scoring, self.config.compute.device
+        path = self.folder.sensitivity if self.scores is None else self.scores / scoring.file_name
         with self.folder.writing():
             found = estimate(scoring, self.ingredients, device=device, progress=self.reporter.step)
             Processes.found().first(lambda: found.save(path))
@@ -190,10 +199,10 @@ class Run:
         return None if Processes.found().first(self._known_scores) is None else self.sensitivity()
 
     def _known_scores(self) -> Path | None:
-        if self._scores is None:
+        if self.scores is None:
             paths = [self.folder.sensitivity]
         else:
-            paths = [self._scores / each.file_name for each in self.config.scoring.sufficient()]
+            paths = [self.scores / each.file_name for each in self.settled.scoring.sufficient()]
         return next((path for path in paths if path.exists()), None)
 
     def allocation(self) -> Allocation | None:
@@ -206,7 +215,7 @@ class Run:
             self._allocation = Processes.found().first(self._known_allocation)
         if self._allocation is None:
             with self.folder.writing():
-                sensitivity = self.sensitivity() if self.config.needs_scores else None
+                sensitivity = self.sensitivity() if self.settled.needs_scores else None
                 self.reporter.stage("Deciding what is tuned")
                 self._allocation = Processes.found().first(lambda: self._allocate(sensitivity))
         return self._allocation
@@ -215,7 +224,7 @@ class Run:
         return Allocation.load(self.folder.allocation) if self.folder.allocation.exists() else None
 
     def _allocate(self, sensitivity: Sensitivity | None) -> Allocation | None:
-        config, method, settings = self.config, self.config.method, self.config.allocation
+        config, method, settings = self.settled, self.settled.method, self.settled.allocation
         if self._placed is not None:
             allocation: Allocation | None = self._placed
         else:
@@ -251,10 +260,10 @@ class Run:
 
     def _train(self) -> TrainingResult:
         self.allocation()
-        config = self.config
+        config = self.settled
         torch.manual_seed(config.seed)
         tuned = config.method.make_tuned(self)
-        manifest = self._manifest(tuned)
+        manifest = manifest_of(self, tuned)
         self._origin = manifest.origin
         self.reporter.stage(f"Training {manifest.origin.trainable_params:,} parameters and the head")
         return train(
@@ -270,24 +279,6 @@ class Run:
             seed=config.seed,
             progress=lambda progress: report_training(self.reporter, progress),
         )
-
-    def _manifest(self, tuned: PeftModel) -> AdapterManifest:
-        """What the adapter folder says about itself, and nothing about this machine."""
-        backbone, data = self.ingredients.backbone, self.ingredients.data
-        spec = backbone.spec
-        if spec.checkpoint is not None:
-            spec = replace(spec, checkpoint=Path(spec.checkpoint).name)
-        outline = self.ingredients.outline()
-        trained = sum(parameter.numel() for parameter in tuned.parameters() if parameter.requires_grad)
-        origin = AdapterOrigin.of(
-            data,
-            method=self.config.method.name,
-            seed=self.config.seed,
-            trainable_params=trained - outline.head_params,
-            head_params=outline.head_params,
-            backbone_params=outline.backbone_params,
-        )
-        return AdapterManifest(spec, backbone.weights_hash, data.class_names, self.ingredients.transform, origin)
 
     def origin(self) -> AdapterOrigin:
         """What the trained adapter says of the run: its method, its seed, its data and what it cost."""

@@ -20,7 +20,7 @@ def stability_of(run: Run) -> Stability | None:
     allocation, sensitivity = run.allocation(), run.known_sensitivity()
     if allocation is None or sensitivity is None or sensitivity.halves is None or allocation.rule != "spt":
         return None
-    method, settings, seed = run.config.method, run.config.allocation, run.config.seed
+    method, settings, seed = run.settled.method, run.settled.allocation, run.settled.seed
 
     def place(half: Sensitivity) -> Allocation:
         placed = method.allocate(settings, half.outline, half, seed=seed)

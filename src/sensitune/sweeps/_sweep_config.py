@@ -79,6 +79,7 @@ class SweepConfig:
         self._check_tasks()
         self._check_labels()
         self._check_choice()
+        self._check_retraining()
         for label in self.methods:
             for setting in self.candidates():
                 self.run_config(RunKey(next(iter(self.sources)), label, setting, seed=0))
@@ -202,6 +203,14 @@ class SweepConfig:
             if (other := folders.setdefault(slug(label), label)) != label:
                 raise ArgumentError(
                     f"`methods` has {other!r} and {label!r}, whose folders would have one name. Rename one."
+                )
+
+    def _check_retraining(self) -> None:
+        for label in self.methods:
+            if self.retrain and self.method_config(label).method.name == "auto":
+                raise ArgumentError(
+                    f"`methods` has {label!r}, of the method auto, which chooses on the validation split, and with "
+                    "`retrain: true` its runs would train on it. Set `retrain: false`."
                 )
 
     def _check_choice(self) -> None:

@@ -8,10 +8,12 @@
 | placed | by scores (spt-lora, spt-adapter, sparse, layerwise, neuron), at random, or everywhere (lora, adapter, ...) |
 | whole | full |
 | stock | peft: any other PEFT configuration |
+| chosen | auto: tries others, and is the best of them |
 """
 
+from sensitune.runs.methods._auto import AutoMethod, Plan
 from sensitune.runs.methods._method import Method, Preset, PresetName
 from sensitune.runs.methods._stock import read_peft
 from sensitune.runs.methods._table import METHODS
 
-__all__ = ["METHODS", "Method", "Preset", "PresetName", "read_peft"]
+__all__ = ["METHODS", "AutoMethod", "Method", "Plan", "Preset", "PresetName", "read_peft"]

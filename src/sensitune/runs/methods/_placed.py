@@ -64,12 +64,12 @@ class PlacedMethod(Method):
 
     def make_tuned(self, run: Run) -> PeftModel:
         """What the run's allocation says; its LoRAs start along the gradient if the settings say so."""
-        allocation, recipe = run.allocation(), run.config.recipe
+        allocation, recipe = run.allocation(), run.settled.recipe
         assert allocation is not None
         config = SptConfig.from_allocation(allocation, dropout=recipe.dropout, drop_path=recipe.drop_path)
         tuned = get_peft_model(run.ingredients.fresh_backbone(drop_path=recipe.drop_path).model, config)
         assert isinstance(tuned, PeftModel)
-        if run.config.allocation.lora_start == "gradient":
+        if run.settled.allocation.lora_start == "gradient":
             apply_lora_start(tuned, load_lora_start(run.folder.lora_start))
         return tuned
 

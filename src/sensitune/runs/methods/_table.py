@@ -14,6 +14,8 @@ from sensitune.allocation import (
     layerwise_allocation,
     neuron_allocation,
 )
+from sensitune.runs.methods._auto import AutoMethod
+from sensitune.runs.methods._candidates import CANDIDATES
 from sensitune.runs.methods._method import Method, Preset, PresetName
 from sensitune.runs.methods._placed import (
     PlacedMethod,
@@ -131,6 +133,10 @@ _ALL: tuple[Method, ...] = (
     WholeMethod(name="full", label="Full fine-tuning"),
     StockMethod(name="peft", label="PEFT", takes=frozenset({"peft"})),
 )
+_BY_NAME = {method.name: method for method in _ALL}
+_AUTO = AutoMethod(
+    name="auto", label="Auto", takes=frozenset({"budget"}), candidates=CANDIDATES, methods=MappingProxyType(_BY_NAME)
+)
 
-METHODS: Final[Mapping[str, Method]] = MappingProxyType({method.name: method for method in _ALL})
+METHODS: Final[Mapping[str, Method]] = MappingProxyType({**_BY_NAME, _AUTO.name: _AUTO})
 """Name -> method, in the order in which a reader meets them."""
