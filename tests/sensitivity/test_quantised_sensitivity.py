@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from quantised_models import EVERY_KIND, batches, int8, nf4, same_bytes, small, stored_bytes
+from small_language_models import checkpointed
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from tuned_models import seeded
@@ -76,10 +77,9 @@ def test_a_model_in_bfloat16_has_scores_in_float32(quantise: Quantise) -> None:
 def test_activation_checkpointing_gives_the_same_scores(quantise: Quantise) -> None:
     batch = {"input_ids": torch.arange(12).reshape(2, 6), "labels": torch.arange(12).reshape(2, 6)}
     found = []
-    for checkpointed in (False, True):
-        model: Any = quantise(wide_llama())
-        if checkpointed:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+    for again in (False, True):
+        model = quantise(wide_llama())
+        model = checkpointed(model) if again else model
         found.append(estimate_sensitivity(model, [batch]).scores)
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value)

@@ -8,14 +8,17 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
 from peft import PeftModel, get_peft_model
-from small_language_models import tiny_llama
+from small_language_models import checkpointed, tiny_llama
 from torch import nn
 from tuned_models import mixed_allocation, trained, tune
 
 from sensitune.errors import MergeError, ModelError
 from sensitune.tuner import SptConfig
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Could not find a config file in  - will assume:UserWarning"),  # older PEFT
+]
 
 IDS = torch.arange(12).reshape(2, 6)
 CPU = torch.device("cpu")
@@ -33,14 +36,25 @@ def tuned(base: nn.Module, structured: str, turn: int) -> PeftModel:
     return tune(base, allocation, dropout=0.0, drop_path=0.0).double().train()
 
 
-@pytest.mark.parametrize("turn", [0, 1, 2])
-@pytest.mark.parametrize("structured", ["lora", "adapter"])
-@pytest.mark.parametrize("place", ["checkpointed", "cpu", "disk", "checkpointed cpu"])
+# In the three turns every site is tuned in every way.
+@pytest.mark.parametrize(
+    ("place", "structured", "turn"),
+    [
+        ("checkpointed", "lora", 0),
+        ("checkpointed", "adapter", 1),
+        ("cpu", "lora", 0),
+        ("cpu", "adapter", 1),
+        ("cpu", "lora", 2),
+        ("disk", "lora", 1),
+        ("checkpointed cpu", "adapter", 2),
+        ("checkpointed cpu", "lora", 0),
+    ],
+)
 def test_gradients_are_those_of_the_model_in_memory(place: str, structured: str, turn: int, tmp_path: Path) -> None:
     expected = found(tuned(tiny_llama().double(), structured, turn))
     base = tiny_llama().double()
     if "checkpointed" in place:
-        base.activation_checkpointing_enable({"use_reentrant": False})
+        base = checkpointed(base)
     if "cpu" in place:
         cpu_offload(base, execution_device=CPU)
     elif "disk" in place:
