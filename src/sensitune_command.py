@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "test the trained adapter of a run once more, from its files",
     "sweep": "many runs from one file: tasks, methods, budgets and seeds, to the field's table",
     "predict": "classes of image files as CSV, from an adapter folder",
+    "advise": "where plain LoRAs belong, for PEFT, TRL, axolotl and LLaMA-Factory",
     "export": "a trained adapter as plain LoRA, for PEFT, trainers and servers without Sensitune",
     "merge": "fold an adapter into its backbone: one plain checkpoint",
     "backbones": "the published backbones by short name, with licences and addresses",

@@ -1,0 +1,54 @@
+"""What is written for a trainer says the same as the plan."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+from advised import of
+from peft import LoraConfig
+
+from sensitune.advice import TRAINERS, write_for
+from sensitune.errors import ArgumentError
+
+PEAKED = [1, 1, 9, 1, 1, 8, 1, 1]
+
+
+def test_the_configuration_for_peft_is_the_plans(tmp_path: Path) -> None:
+    advice = of(PEAKED)
+    (path,) = write_for("peft", advice, tmp_path, model="mine")
+    read = LoraConfig.from_pretrained(str(path.parent))
+    assert (set(read.target_modules or ()), read.r, read.rank_pattern) == ({"body.2", "body.5"}, 4, {})
+    assert read.base_model_name_or_path == "mine"
+
+
+def test_the_script_for_trl_hands_that_configuration_on(tmp_path: Path) -> None:
+    config, script = write_for("trl", of(PEAKED), tmp_path, model="mine")
+    assert config.name == "adapter_config.json"
+    calls = (node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Call))
+    (call,) = (call for call in calls if ast.unparse(call.func) == "LoraConfig.from_pretrained")
+    loaded = [ast.literal_eval(call.args[0])]
+    assert loaded == [str(tmp_path)]
+
+
+def test_axolotl_gets_its_keys(tmp_path: Path) -> None:
+    (path,) = write_for("axolotl", of(PEAKED), tmp_path, model="mine")
+    assert yaml.safe_load(path.read_text()) == {
+        "base_model": "mine", "adapter": "lora", "lora_r": 4, "lora_alpha": 4,
+        "lora_target_modules": ["body.2", "body.5"], "lora_modules_to_save": ["head"],
+    }  # fmt: skip
+
+
+def test_llama_factory_gets_its_keys(tmp_path: Path) -> None:
+    (path,) = write_for("llama-factory", of(PEAKED), tmp_path, model="mine")
+    assert yaml.safe_load(path.read_text()) == {
+        "model_name_or_path": "mine", "finetuning_type": "lora", "lora_rank": 4, "lora_alpha": 4,
+        "lora_target": "body.2,body.5", "additional_target": "head",
+    }  # fmt: skip
+
+
+def test_a_trainer_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=f"must be one of {', '.join(TRAINERS)}"):
+        write_for("unsloth", of(PEAKED), tmp_path, model="mine")  # type: ignore[arg-type]
