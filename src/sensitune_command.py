@@ -8,6 +8,7 @@ libraries load. ``SENSITUNE_DEBUG=1`` shows the traceback.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -35,6 +36,10 @@ COMMANDS = {
 }
 _SHARED = ("run", "sensitivity", "allocate", "train", "evaluate")
 """What several processes do together, as torchrun and ``accelerate launch`` start them."""
+
+
+# PEFT imports torchao and bitsandbytes where they are installed, and they have remarks to make about themselves.
+_CHATTY = ("torch.utils._pytree", "bitsandbytes")
 
 
 class _Stopped(KeyboardInterrupt):
@@ -203,6 +208,8 @@ def _dispatch(arguments: list[str]) -> int:
             f"launcher. Processes share: {', '.join(_SHARED)}."
         )
         return 2
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     with _SIGNALS.end_at_once():
         run = import_module(f"sensitune.cli._{command}").main
     run(rest)
