@@ -30,6 +30,7 @@ ROOMS = sorted(
 SCRIPTS = sorted(path for folder in ("benchmarks", "examples") for path in (REPOSITORY / folder).rglob("*.py"))
 # What users call that nothing else here does.
 FOR_USERS = {
+    "sensitune.advice": {"TextData"},
     "sensitune.data": {"load_image_folder"},
     "sensitune.report": {
         "figure_accuracy",

@@ -9,8 +9,8 @@ import pytest
 import torch
 from advised import Model
 
-from sensitune.advice import TRAINERS
 from sensitune.advice._advice import FLAT_BELOW
+from sensitune.advice._write import TRAINERS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "advise.md").read_text(encoding="utf-8")
 

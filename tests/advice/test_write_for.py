@@ -10,7 +10,8 @@ import yaml
 from advised import of
 from peft import LoraConfig
 
-from sensitune.advice import TRAINERS, write_for
+from sensitune.advice import write_for
+from sensitune.advice._write import TRAINERS
 from sensitune.errors import ArgumentError
 
 PEAKED = [1, 1, 9, 1, 1, 8, 1, 1]

@@ -20,21 +20,19 @@ Example:
     ...         return self.head(self.body(x))
     >>> batches = [(torch.randn(4, 8), torch.tensor([0, 1, 2, 0])) for _ in range(4)]
     >>> sensitivity = estimate_sensitivity(Model(), batches, keep_halves=True)
-    >>> advise(sensitivity, budget=40).plan.trainable_params
-    32
+    >>> advise(sensitivity, budget=40).plan.trainable_params <= 40
+    True
 """
 
-from sensitune.advice._advice import Advice, Verdict, advise
+from sensitune.advice._advice import Advice, advise
 from sensitune.advice._language import load_language_model
 from sensitune.advice._text import TextData, is_text, load_text, text_batches
-from sensitune.advice._write import TRAINERS, TrainerName, write_for
+from sensitune.advice._write import TrainerName, write_for
 
 __all__ = [
-    "TRAINERS",
     "Advice",
     "TextData",
     "TrainerName",
-    "Verdict",
     "advise",
     "is_text",
     "load_language_model",
