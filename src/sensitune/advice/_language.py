@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ def load_language_model(name: str, data: TextData) -> tuple[nn.Module, Any]:
         MissingPackageError: If a GGUF file is to be read without the package gguf.
         ModelError: If transformers cannot load it, or the tokenizer has no token to pad with.
     """
-    import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
     options, level = _gguf(name), logging.get_verbosity()
-    logging.set_verbosity_error()  # that the new head is not in the files is no news
+    logging.set_verbosity(ERROR)  # that the new head is not in the files is no news
+    model: Any
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         if data.labels is None:
@@ -51,7 +52,7 @@ def load_language_model(name: str, data: TextData) -> tuple[nn.Module, Any]:
             raise ModelError(f"The tokenizer of {show_name(name)} has no token to pad with. Set its pad_token.")
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    return model.to(torch.float32), tokenizer
+    return model.float(), tokenizer
 
 
 def _gguf(name: str) -> dict[str, str]:
