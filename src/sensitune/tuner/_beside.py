@@ -64,7 +64,7 @@ class SptBeside(SptLinear):
         return y.clone() if y is base else y
 
     def _like(self, adapter: str, slot: str, plan: SitePlan) -> torch.Tensor:
-        return self.tuned(plan.form, adapter, slot).new_empty(self.weight_shape)
+        return self.tuned(plan.form, adapter, slot).new_empty(self.shape_of_weight())
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """The change of the dequantised weight by one adapter, dense, as PEFT's own layers offer it.
@@ -79,9 +79,9 @@ class SptBeside(SptLinear):
         roles = {"lora": "up", "adapter": "up"}
         total = torch.zeros(())
         for slot, plan in slots:
-            like = self.tuned(roles.get(plan.form, plan.form), adapter, slot).new_zeros(self.weight_shape)
+            like = self.tuned(roles.get(plan.form, plan.form), adapter, slot).new_zeros(self.shape_of_weight())
             total = total.to(like) + self.delta(adapter, slot, like)
-        return total.expand(self.weight_shape)
+        return total.expand(self.shape_of_weight())
 
     def linear(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
         """None: nobody computes with the stored weight in the layer's place."""

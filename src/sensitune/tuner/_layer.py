@@ -62,8 +62,7 @@ class SptLayer(BaseTunerLayer):
         assert parameter is not None, name  # plans are checked against the model before layers are built
         return cast("nn.Parameter", parameter)
 
-    @property
-    def weight_shape(self) -> torch.Size:
+    def shape_of_weight(self) -> torch.Size:
         """Shape of the base's weight, as the layer computes with it."""
         weight = as_computed(self.get_base_layer(), "weight")
         return (self.base_parameter("weight") if weight is None else weight).shape

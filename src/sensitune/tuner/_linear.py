@@ -40,7 +40,7 @@ class SptLinear(SptWrapper):
         self.transposed = is_conv1d(base_layer)
         self._plain = is_plain_linear(base_layer)
         self.weight_forms = ("sparse", "whole") if self._plain else ("sparse", "whole", "lora")
-        shape = self.weight_shape
+        shape = self.shape_of_weight()
         self.in_features, self.out_features = shape if self.transposed else reversed(shape)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -83,7 +83,7 @@ def factors_of(layer: SptLayer, adapter: str, slots: list[str]) -> Factors | Non
     Returns:
         The factors, in the type of the trained values; None where every value is zero.
     """
-    shape = layer.weight_shape
+    shape = layer.shape_of_weight()
     downs, ups = [], []
     values = None
     for slot in slots:
