@@ -13,6 +13,7 @@ import pytest
 from sensitune.errors import RunFolderError
 from sensitune.runs import METHODS, RunConfig
 from sensitune.sensitivity import Sensitivity
+from sensitune.training import AdapterManifest
 from sensitune_command import COMMANDS, main
 
 SMALL = {
@@ -45,6 +46,7 @@ def test_the_settings_that_everybody_uses_have_short_names(capsys: pytest.Captur
     main(["run", "--help"])
     flags = set(re.findall(r"(--[a-z][a-z.-]*)", capsys.readouterr().out))
     short = "model head data method budget rank epochs batch-size learning-rate seed output device config preset help"
+    short += " quiet json"
     assert {flag for flag in flags if "." not in flag} == {f"--{name}" for name in short.split()}
     assert {"--backbone.image-size", "--data.max-train", "--allocation.alpha", "--recipe.weight-decay"} <= flags
     assert "--compute.num-workers" in flags
@@ -139,6 +141,49 @@ def test_run_shows_its_tables_and_where_everything_is(
     assert f"report: {finished / 'report.md'}\n" in captured.out
     assert "\x1b" not in captured.out
     assert "%|" not in captured.err
+
+
+def test_run_ends_with_the_result_the_report_and_how_to_predict(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--output", str(finished)]) == 0
+    result, report, predict = capsys.readouterr().out.splitlines()[-3:]
+    accuracy = json.loads((finished / "training.json").read_text())["test_accuracy_last"]
+    share = 9_000 / AdapterManifest.load(finished / "adapter").origin.backbone_params
+    assert result.startswith(f"result: test accuracy {accuracy:.1%}; 9,000 parameters ({share:.2%} of the backbone)")
+    assert report == f"report: {finished / 'report.md'}"
+    assert predict == f"predict: sensitune predict {finished / 'adapter'} IMAGES"
+    assert (finished / "report.md").is_file()
+
+
+def test_a_quiet_run_writes_nothing_on_standard_output(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--output", str(finished), "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_quiet_run_still_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", "--model", "m", "--data", str(tmp_path / "none"), "--output", str(tmp_path / "run"), "--json"]
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+
+
+def test_json_is_one_object_and_nothing_else(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    command = ["run", *settings, "--epochs", "1", "--budget", "9_000", "--output", str(folder), "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    written = json.loads((folder / "training.json").read_text())
+    assert found["test_accuracy"] == written["test_accuracy_last"]
+    assert found["trainable_params"] == 9_000
+    assert found["trainable_params_with_head"] == written["trained_params"]
+    assert (found["seed"], found["device"], found["last_epoch"]) == (0, "cpu", 1)
+    assert found["adapter"] == str(folder / "adapter")
+    assert Path(found["adapter"], "adapter_config.json").is_file()
+    assert Path(found["report"]).is_file()
 
 
 def test_run_writes_figures_and_tables(finished: Path) -> None:

@@ -50,16 +50,30 @@ class _Typed:
 
 
 @dataclass(frozen=True)
+class _TypedForAll(_Typed):
+    """What the parser reads of the command that goes through all stages."""
+
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write nothing on standard output; what goes wrong still stands on standard error."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write one JSON object on standard output when all is done, and nothing else: the result and where it lies."""
+
+
+@dataclass(frozen=True)
 class AskedRun:
     """The run that a command line means.
 
     Attributes:
         folder: Where it lives.
         config: Its settings.
+        quiet: Whether to write nothing on standard output.
+        json: Whether to write one JSON object there, and nothing else.
     """
 
     folder: Path
     config: RunConfig
+    quiet: bool = False
+    json: bool = False
 
 
 def parse(function: Callable[..., T], arguments: Sequence[str], *, command: str) -> T:
@@ -132,16 +146,18 @@ def asked_run(arguments: Sequence[str], *, command: str, description: str) -> It
     given = _settings_of_file(known)
     with names_as_given(arguments, from_file=given is not None):
         defaults = _with_preset({} if given is None else given, known, new=given is None)
+        typed = _TypedForAll if command == "run" else _Typed
         parsed = _parsed(
-            _Typed,
+            typed,
             arguments,
             command=command,
             description=description,
-            default=_Typed(filled(_Options, defaults), known.output, None, known.config),
+            default=typed(filled(_Options, defaults), known.output, None, known.config),
         )
         config = read_options(parsed.settings)
         default_name = f"{Path(config.data.source).name}-{config.method.name}"
-        yield AskedRun(parsed.output or Path("runs") / default_name, config)
+        said = (parsed.quiet, parsed.json) if isinstance(parsed, _TypedForAll) else ()
+        yield AskedRun(parsed.output or Path("runs") / default_name, config, *said)
 
 
 def _look_ahead(arguments: Sequence[str]) -> argparse.Namespace:

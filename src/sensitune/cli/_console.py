@@ -111,9 +111,16 @@ def reporting(console: Console, *, always: bool = False) -> Iterator[Reporter]:
         yield BarReporter(progress)
 
 
-def make_console() -> Console:
-    """Standard output, of the first process alone; tables are not squeezed where it is no terminal."""
-    quiet = not Processes.found().is_first
+def make_console(*, quiet: bool = False) -> Console:
+    """Standard output, of the first process alone; tables are not squeezed where it is no terminal.
+
+    Args:
+        quiet: Whether nothing is to be shown there.
+
+    Returns:
+        The console.
+    """
+    quiet = quiet or not Processes.found().is_first
     console = PlainConsole(quiet=quiet)
     return console if console.is_terminal else PlainConsole(width=160, quiet=quiet)
 

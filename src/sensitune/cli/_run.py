@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -31,12 +35,14 @@ def main(arguments: Sequence[str]) -> None:
         asked_run(arguments, command="run", description=DESCRIPTION) as asked,
         joined_processes(asked.config.compute.device) as processes,
     ):
-        console = make_console()
+        console = make_console(quiet=asked.quiet or asked.json)
         with RunFolder(asked.folder, asked.config).writing():
             with reporting(console) as reporter:
                 run = Run.open(asked.folder, asked.config, reporter=reporter)
                 run.train()
             processes.first(lambda: _show(console, run))
+            if asked.json:
+                processes.first(lambda: _write_json(run))
 
 
 def _show(console: Console, run: Run) -> None:
@@ -57,7 +63,51 @@ def _show(console: Console, run: Run) -> None:
         show_path(
             console, f"adapter (epoch {result.chosen_epoch}, chosen by validation)", folder.training.chosen_adapter
         )
+    console.print(f"result: {_in_words(row)}", soft_wrap=True)
     show_path(console, "report", written[0])
+    console.print(f"predict: sensitune predict {shlex.quote(str(folder.training.adapter))} IMAGES", soft_wrap=True)
+
+
+def _in_words(row: ComparisonRow) -> str:
+    right = "trained, no test split" if row.last_accuracy is None else f"test accuracy {row.last_accuracy:.1%}"
+    return (
+        f"{right}; {row.trainable_params:,} parameters ({row.backbone_share:.2%} of the backbone) and the head trained"
+    )
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """A finished run's result and where it lies, as ``--json`` writes it.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Names and values that JSON knows; accuracies in [0, 1], times in seconds, None for what the run does not have.
+    """
+    row, result, folder = comparison_row(run), run.train(), run.folder
+    chosen = None if result.chosen_epoch is None else str(folder.training.chosen_adapter)
+    return {
+        "method": row.method,
+        "test_accuracy": result.test_accuracy_last,
+        "test_accuracy_chosen": result.test_accuracy_chosen,
+        "validation_accuracy": result.validation_accuracy_last,
+        "last_epoch": result.last_epoch,
+        "chosen_epoch": result.chosen_epoch,
+        "trainable_params": row.trainable_params,
+        "trainable_params_with_head": row.trainable_params_with_head,
+        "training_seconds": result.seconds,
+        "seed": result.seed,
+        "device": result.device,
+        "precision": result.precision,
+        "folder": str(folder.path),
+        "adapter": str(folder.training.adapter),
+        "adapter_chosen": chosen,
+        "report": str(folder.path / "report.md"),
+    }
+
+
+def _write_json(run: Run) -> None:
+    sys.stdout.write(f"{json.dumps(result_of(run))}\n")
 
 
 def _title(run: Run) -> str:
