@@ -49,3 +49,12 @@ def test_it_can_be_changed_without_touching_the_first() -> None:
         for parameter in second.model.parameters():
             parameter.add_(1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in first.model.state_dict().items())
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.2])
+def test_drop_path_is_what_is_asked_for_in_models_that_have_a_rate_of_their_own(drop_path: float) -> None:
+    spec = BackboneSpec("swin_tiny_patch4_window7_224", pretrained=False, image_size=64)
+    first = load_backbone(spec, num_classes=3, seed=0)
+    model = rebuild_backbone(first, num_classes=3, drop_path=drop_path).model
+    rates = [module.drop_prob for module in model.modules() if type(module).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(drop_path)

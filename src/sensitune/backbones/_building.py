@@ -45,6 +45,10 @@ def build_model(
     with _seeded(seed):
         model = _from_hub(name, options) if from_hub else _create(name, options)
     _check_patches(model, name, image_size)
+    if drop_path == 0:  # not every model takes a rate, and the rate of some (Swin) is not 0 where none is given
+        for module in model.modules():
+            if type(module).__name__ == "DropPath":
+                vars(module)["drop_prob"] = 0.0
     return model.eval()
 
 
