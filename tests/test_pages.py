@@ -1,0 +1,97 @@
+"""The pages for users: their Python runs, block after block, and the commands and options that they show exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sensitune_command import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+OPTION = re.compile(r"--[a-z][\w.-]*")
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def run(page: str, names: dict[str, Any], stand_ins: dict[str, str]) -> dict[str, Any]:
+    """Run a page's blocks one after the other; what stands for a model of a hub must have been on the page."""
+    text = "\n".join(blocks(page))
+    for written, stand_in in stand_ins.items():
+        assert written in text
+        text = text.replace(written, stand_in)
+    exec(compile(text, page, "exec"), names)
+    return names
+
+
+def test_your_own_model_runs_from_scores_to_an_adapter(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run("own_model.md", {"__name__": "own_model"}, {})
+    assert names["allocation"].trainable_params == 200
+    trained = sum(each.numel() for each in names["tuned"].parameters() if each.requires_grad)
+    assert trained == 200 + names["allocation"].head_params
+    assert Path("adapter", "adapter_config.json").is_file()
+    shown = capsys.readouterr().out
+    assert "body.0.weight" in shown
+    assert "body.2" not in shown
+    assert "head" not in shown
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_language_model_runs_from_scores_to_an_adapter() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0
+    )
+    tokens = torch.randint(1, 50, (2, 2, 8))
+    names = run(
+        "language_models.md",
+        {
+            "small": LlamaForCausalLM(config),
+            "batches": [{"input_ids": each, "labels": each} for each in tokens],
+        },
+        {'AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M")': "small", '"0.5%"': "500"},
+    )
+    assert names["allocation"].trainable_params == 500
+    assert names["allocation"].head_params == 0
+    assert not {name for name in names["sensitivity"].scores if "embed_tokens" in name or "lm_head" in name}
+    assert Path("adapter", "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize("page", ["start.md", "own_images.md", "choosing.md", "errors.md"])
+def test_every_command_and_option_that_the_page_shows_exists(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    code = [*re.findall(r"^    (sensitune .*)$", text, re.MULTILINE), *re.findall(r"`([^`\n]*)`", text)]
+    commands = {found[1] for part in code if (found := re.match(r"sensitune (\w+)", part))}
+    assert commands <= set(COMMANDS)
+    for command in commands | {"run"}:
+        assert main([command, "--help"]) == 0
+    offered = set(OPTION.findall(capsys.readouterr().out))
+    assert {option for part in code for option in OPTION.findall(part)} <= offered
+
+
+def test_the_readme_is_a_door() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_the_readme_leads_to_every_page_or_to_the_site(page: str) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"(docs/{page})" in readme or page in {"index.md", "contributing.md"}
+
+
+def test_the_figures_of_the_readme_stand_on_the_pages_too() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    accuracy, speed = ((DOCS / name).read_text(encoding="utf-8") for name in ("accuracy.md", "speed.md"))
+    for figure in ("4.2 points ahead", "1.4 to 7.3", "0.4 to 5.9"):
+        assert figure in readme.replace("\n", " ")
+        assert figure in accuracy.replace("\n", " ")
+    assert "1.05 times" in readme
+    assert "| SPT-LoRA published | 380,909 | 3.82 | 1.050 " in speed
