@@ -24,6 +24,7 @@ from model_properties import (
     state_of,
     untouched,
 )
+from newer import skip_before
 from packaging.version import Version
 from peft import PeftModel, get_layer_status, get_model_status, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
@@ -238,6 +239,7 @@ def test_autocast_gives_nearly_the_same_gradients(form: str) -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_a_convolution_and_a_norm_compile_into_one_graph(training: bool) -> None:
+    skip_before("torch", "2.7", "it cannot trace PEFT's context manager")
     tuned = tuned_network().train(training)  # the network itself has no dropout
     expected = copy.deepcopy(tuned)(X)
     compiled = torch.compile(tuned, backend="aot_eager", fullgraph=True)
@@ -446,6 +448,7 @@ def test_the_trainer_resumes_from_a_checkpoint_with_the_same_result(tmp_path: Pa
 
 def test_an_adapter_goes_to_a_hub_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub is a folder: an upload copies into it, a download returns the path inside it."""
+    skip_before("transformers", "5.0", "its upload has other parts, which the stand-in does not replace")
     from transformers.utils import hub
 
     def push(self: Any, working_dir: str, repo_id: str, *args: Any, **kwargs: Any) -> None:

@@ -18,6 +18,7 @@ from model_properties import (
     state_of,
     untouched,
 )
+from newer import skip_before
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -170,6 +171,7 @@ def test_a_shared_layer_can_be_left_out_by_any_of_its_names() -> None:
 
 
 def test_a_file_that_names_a_shared_layer_twice_is_read(tmp_path: Path) -> None:
+    skip_before("peft", "0.20", "its own files name a shared layer twice")
     kind = "a shared layer"
     tuned = tune(build(kind), mixed_allocation(build(kind)))
     tuned.save_pretrained(tmp_path)

@@ -97,7 +97,8 @@ class _SparseLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(weight, values, columns, *origins)
         ctx.layer, ctx.shape, ctx.bias_dtype = layer, x.shape, None if bias is None else bias.dtype
-        return layer.product(x, weight, bias, values)
+        # A linear product may return a view, into which torch 2.6 lets nobody write who comes after a node.
+        return layer.product(x, weight, bias, values).detach()
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
