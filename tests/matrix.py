@@ -45,7 +45,8 @@ def requirements(kind: str) -> list[str]:
 def python_of(version: str) -> str:
     """The interpreter of a version, such as 3.12."""
     found = shutil.which(f"python{version}")
-    if found is None:
+    # A version manager may put a name on the path that answers for no interpreter.
+    if found is None or subprocess.run([found, "--version"], capture_output=True, check=False).returncode:
         sys.exit(f"There is no python{version} on the path. Install it, or name environments of another Python.")
     return found
 
