@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from model_properties import assert_merged_equals_unmerged, assert_reload_equals, output_of
+from newer import skip_before
 from peft import PeftModel, get_peft_model
 from torch import nn
 from tuned_models import gradients_of, seeded, trained
@@ -176,6 +177,7 @@ def test_a_read_weight_cannot_be_changed_in_place_unnoticed() -> None:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 def test_a_compiled_and_a_traced_reader_see_the_tuned_weight() -> None:
+    skip_before("torch", "2.7", "it cannot trace PEFT's context manager")
     model = reader("by matrix product", r=2)
     expected = model(X.double())
     with torch.no_grad():

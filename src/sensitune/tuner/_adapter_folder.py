@@ -113,8 +113,6 @@ def complaint(tensor: Tensor, like: Tensor | None) -> str | None:
     Returns:
         It, as it reads after the tensor's name; None if nothing is.
     """
-    if like is None and not tensor.is_floating_point():  # another adapter's indices, which PEFT before 0.20 writes too
-        return None
     if like is None or like.is_floating_point():
         return finite_floats("", tensor)
     if tensor.dtype == like.dtype or {tensor.dtype, like.dtype} == {torch.int32, torch.int64}:

@@ -25,6 +25,8 @@ _PEFT_PREFIX = "base_model.model."
 # The name of a tensor in an adapter's file. PEFT before 0.20 writes the tensors of the model's other adapters beside
 # them, with the adapter's name in theirs, and loads none of these; so they are passed over.
 _OWN = re.compile(r"\.spt_\w+\.[^.]+$")
+# PEFT before 0.20 writes the tensors of the model's other adapters too, with their names.
+_ANOTHERS = re.compile(r"\.spt_\w+\.[^.]+\.[^.]+$")
 # The name of a tensor in a model, which always says the adapter; PEFT forbids dots in an adapter's name.
 _KEY = re.compile(r"(?P<before>.*\.(spt_\w+|modules_to_save))\.(?P<adapter>[^.]+)\.(?P<slot>.+)")
 
@@ -154,7 +156,7 @@ def _check_tensors(model: nn.Module, adapter: str, tensors: Mapping[str, torch.T
         if not expected.is_floating_point():
             _check_indices(name, tensor, plan, file=file)
     for name, tensor in tensors.items():
-        if _OWN.search(name):
+        if _OWN.search(name) or _ANOTHERS.search(name):
             continue
         if (own := _copied(model, name)) is not None and own.shape != tensor.shape:
             raise AdapterFileError(

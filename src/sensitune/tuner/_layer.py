@@ -59,7 +59,8 @@ class SptLayer(BaseTunerLayer):
         base = self.get_base_layer()
         # The order in which Python looks an attribute up: FSDP1 puts its gathered tensors beside the parameters.
         parameter = vars(base).get(name, base._parameters.get(name))
-        assert parameter is not None, name  # plans are checked against the model before layers are built
+        if parameter is None:  # never of a plan, which is checked first; torch asks for every property while it traces
+            raise AttributeError(name)
         return cast("nn.Parameter", parameter)
 
     def shape_of_weight(self) -> torch.Size:

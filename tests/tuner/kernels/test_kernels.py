@@ -295,6 +295,10 @@ def test_backward_keeps_one_byte_an_element_of_a_dropout_and_the_input_by_refere
     assert sum(tensor.nbytes for tensor in new) == 640 * 100 + 640 * 2 * 4  # the mask, and the hidden features
 
 
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
+    reason="this torch does not say whether saved tensors are watched, so the input is kept",
+)
 def test_an_input_made_by_a_norm_or_a_gelu_is_not_kept_at_all() -> None:
     pattern = SparsePattern.build(torch.arange(4), torch.tensor([7, 7, 9, 11]), (50, 100))
     weight, values = torch.randn(50, 100), torch.randn(4, requires_grad=True)

@@ -338,6 +338,7 @@ def test_a_layer_in_several_places_and_a_lora_on_a_forward_of_its_own_are_refuse
         export_lora(tuned, tmp_path / "lora")
 
 
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # PEFT 0.18
 def test_names_that_are_the_ends_of_others_are_matched_alone(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
     allocation = make_allocation(outline_model(model), modules={"0.weight": 2, "1.1.weight": 1})
