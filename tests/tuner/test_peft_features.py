@@ -37,6 +37,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from transformers.integrations.peft import MIN_PEFT_VERSION
 from tuned_models import add, count_trained, gradients_of, random_allocation, seeded, trained, tune
 
 from sensitune.errors import ArgumentError, MergeError, ModelError
@@ -397,7 +398,10 @@ IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TRANSFORMERS = {"bert": (tiny_bert, {"input_ids": TOKENS}), "vit": (tiny_vit, {"pixel_values": IMAGES})}
 
 
-@pytest.mark.skipif(Version(peft.__version__) < Version("0.20"), reason="transformers requires peft >= 0.20")
+@pytest.mark.skipif(
+    Version(peft.__version__) < max(Version("0.20"), Version(MIN_PEFT_VERSION)),
+    reason="this release of transformers refuses this release of PEFT",
+)
 @pytest.mark.parametrize("name", TRANSFORMERS)
 @pytest.mark.parametrize("from_allocation", [True, False])
 def test_transformers_adds_saves_and_loads_an_adapter(tmp_path: Path, name: str, from_allocation: bool) -> None:
