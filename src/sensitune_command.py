@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "third stage alone: train the adapter and the head",
     "evaluate": "test the trained adapter of a run once more, from its files",
     "sweep": "many runs from one file: tasks, methods, budgets and seeds, to the field's table",
+    "view": "a finished run as one page for the browser: where its parameters went",
     "predict": "classes of image files as CSV, from an adapter folder",
     "advise": "where plain LoRAs belong, for PEFT, TRL, axolotl and LLaMA-Factory",
     "export": "a trained adapter as plain LoRA, for PEFT, trainers and servers without Sensitune",

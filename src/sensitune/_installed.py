@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from sensitune.errors import MissingPackageError, VersionError
 
-Extra = Literal["vision", "cli", "ray", "slurm", "auto", "quantised", "demo", "vtab"]
+Extra = Literal["vision", "cli", "page", "ray", "slurm", "auto", "quantised", "demo", "vtab"]
 _PACKAGE = "sensitune"
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sensitune._installed import need
 from sensitune.backbones import FOCUS_NAME, BackboneSpec, load_backbone
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
 from sensitune.cli._run import comparison_row
+from sensitune.cli._view import write_run_page
 from sensitune.data import DataSettings
 from sensitune.report import allocation_table, comparison_table, write_report
 from sensitune.runs import ComputeSettings, DeviceName, Run, RunConfig, compare, comparing, merge, open_image, predict
@@ -43,6 +45,7 @@ def demo(*, output: Path = Path("runs/demo"), device: DeviceName = "auto") -> No
         output: Folder for everything that is written. The same command goes on where it stopped.
         device: Where it runs.
     """
+    need("page", what="The demo")  # which writes one when all is computed
     console = make_console()
     started = time.perf_counter()
     settings = replace(SETTINGS, compute=ComputeSettings(device=device))
@@ -62,6 +65,7 @@ def _demo(console: Console, settings: RunConfig, output: Path) -> None:
     show_path(console, "SPT-LoRA adapter", spt.folder.training.adapter)
     show_path(console, "merged checkpoint", merged)
     show_path(console, "everything else", output)
+    show_path(console, "open in a browser", write_run_page(spt))
 
 
 def _introduction(settings: RunConfig) -> str:

@@ -63,6 +63,7 @@ def _show(console: Console, run: Run) -> None:
         show_path(
             console, f"adapter (epoch {result.chosen_epoch}, chosen by validation)", folder.training.chosen_adapter
         )
+    console.print(f"as a page for the browser: sensitune view {shlex.quote(str(folder.path))}", soft_wrap=True)
     console.print(f"result: {_in_words(row)}", soft_wrap=True)
     show_path(console, "report", written[0])
     console.print(f"predict: sensitune predict {shlex.quote(str(folder.training.adapter))} IMAGES", soft_wrap=True)

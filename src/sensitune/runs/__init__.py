@@ -28,6 +28,7 @@ from sensitune.runs._config import RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation
 from sensitune.runs._export import export
 from sensitune.runs._folder import RunFolder, check_finished
+from sensitune.runs._ladder import budget_ladder
 from sensitune.runs._launch import check_versions, joined_processes, surroundings
 from sensitune.runs._presets import preset_settings, with_preset
 from sensitune.runs._reporter import Reporter, Silent
@@ -51,6 +52,7 @@ __all__ = [
     "RunFolder",
     "SensitivitySettings",
     "Silent",
+    "budget_ladder",
     "check_finished",
     "check_versions",
     "compare",

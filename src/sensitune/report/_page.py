@@ -1,0 +1,171 @@
+"""One file that opens in any browser, without a network: where the parameters of a run went, and would go."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sensitune._files import atomic_write
+from sensitune._installed import need
+from sensitune.allocation import Allocation
+from sensitune.errors import ArgumentError
+from sensitune.report._counts import OUTSIDE, block_name, count_subject
+from sensitune.report._page_charts import block_chart, curve_chart, map_chart
+from sensitune.sensitivity import Sensitivity
+
+_CURVES = {"train_loss": "training loss", "validation_accuracy": "validation accuracy"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What a page shows.
+
+    Attributes:
+        title: What it is about.
+        allocation: What was tuned.
+        ladder: Allocations at growing budgets, `allocation` itself among them; alone, there is no slider.
+        sensitivity: The scores; with them and the allocation's `tau`, the map shows the most sensitive parameters too.
+        accuracy: Test accuracy, from 0 to 1; None if it was not measured.
+        num_test_images: How many images that was measured on; gives the interval.
+        facts: More lines of the result, such as the training time.
+        epochs: A mapping per epoch: ``epoch``, ``train_loss``, ``validation_accuracy``.
+        settings: The settings as YAML.
+        command: What writes the page again.
+    """
+
+    title: str
+    allocation: Allocation
+    ladder: Sequence[Allocation] = ()
+    sensitivity: Sensitivity | None = None
+    accuracy: float | None = None
+    num_test_images: int | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    epochs: Sequence[Mapping[str, float | None]] = ()
+    settings: str = ""
+    command: str = ""
+
+
+def write_page(path: str | os.PathLike[str], page: Page) -> Path:
+    """Write a page as one HTML file that asks nothing of a network.
+
+    Args:
+        path: Where to; replaced if it is there.
+        page: What to show.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError: If the allocation is not one of the ladder.
+        MissingPackageError: If the extra ``page`` is not installed.
+    """
+    need("page", what="The page of a run")
+    import jinja2
+    import vl_convert
+
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    ).get_template("page.html")
+    data = _data(page)
+    html = template.render(
+        page=page,
+        data=data,
+        result=_result(page),
+        blocks=data["blocks"],
+        operations=data["operations"],
+        bundle=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
+        script=(Path(__file__).parent / "page.js").read_text(encoding="utf-8"),
+    )
+    with atomic_write(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return Path(path)
+
+
+def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share.
+
+    Args:
+        accuracy: The share, from 0 to 1.
+        count: Of how many images.
+
+    Returns:
+        Its ends.
+
+    Source:
+        Wilson, JASA 1927: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n), z = 1.96.
+    """
+    squared = 1.959964**2
+    middle = accuracy + squared / (2 * count)
+    half = math.sqrt(squared * (accuracy * (1 - accuracy) / count + squared / (4 * count**2)))
+    scale = 1 + squared / count
+    return (middle - half) / scale, (middle + half) / scale
+
+
+def _data(page: Page) -> dict[str, Any]:
+    """What the page's script reads."""
+    ladder = list(page.ladder) or [page.allocation]
+    own = next((index for index, each in enumerate(ladder) if each is page.allocation), None)
+    if own is None:
+        raise ArgumentError("`ladder` must hold the page's own allocation. Add it, or leave the ladder out.")
+    sites = list({row.site: row for each in ladder for row in each.table()}.values())
+    numbers = {row.site: number for number, row in enumerate(sites)}
+    sensitive = _sensitive(page)
+    blocks = sorted({row.block for row in sites if row.block is not None})
+    names = [*map(str, blocks), *([OUTSIDE] if any(row.block is None for row in sites) else [])]
+    operations = list(dict.fromkeys(row.operation for row in sorted(sites, key=lambda row: row.block is None)))
+    return {
+        "sites": [
+            {"id": row.site, "block": block_name(row), "operation": row.operation, "size": row.size}
+            | {"sensitive": sensitive.get(row.site, 0)}
+            for row in sites
+        ],
+        "has_sensitive": bool(sensitive),
+        "ladder": [_step(each, numbers) for each in ladder],
+        "own": own,
+        "blocks": names,
+        "operations": operations,
+        "map": map_chart(names, operations),
+        "stack": block_chart(names, operations),
+        "curves": [
+            curve_chart([dict(row) for row in page.epochs if row.get(name) is not None], name, title)
+            for name, title in _CURVES.items()
+            if any(row.get(name) is not None for row in page.epochs)
+        ],
+    }
+
+
+def _step(allocation: Allocation, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """An allocation in few bytes: ``[site, how, parameters, rank]`` of what is tuned."""
+    rows = [
+        [numbers[row.site], row.tuning, row.params, allocation.structured.get(row.site, 0)]
+        for row in allocation.table()
+        if row.params
+    ]
+    return {"total": allocation.trainable_params, "rows": rows}
+
+
+def _sensitive(page: Page) -> dict[str, int]:
+    if page.sensitivity is None or not page.allocation.tau:
+        return {}
+    return {row.site: row.params for row in count_subject(page.sensitivity, page.allocation.tau).rows}
+
+
+def _result(page: Page) -> dict[str, str]:
+    allocation = page.allocation
+    shown = {}
+    if page.accuracy is not None:
+        shown["Test accuracy"] = f"{page.accuracy:.1%}"
+        if page.num_test_images:
+            low, high = accuracy_interval(page.accuracy, page.num_test_images)
+            shown["95 % interval"] = f"{low:.1%} to {high:.1%} ({page.num_test_images:,} test images)"
+    share = allocation.trainable_params / allocation.outline.backbone_params
+    shown["Trainable parameters"] = f"{allocation.trainable_params:,} ({share:.2%} of the backbone), head not counted"
+    shown["Head"] = f"{allocation.head_params:,} parameters"
+    shown["Modules"] = (
+        f"{len(allocation.structured):,} × {allocation.module_label}" if allocation.structured else "none"
+    )
+    return shown | dict(page.facts)

@@ -1,0 +1,161 @@
+"""The page of a run: what it says, and what a browser does with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sensitune.allocation import Allocation, allocate, uniform_allocation
+from sensitune.errors import ArgumentError
+from sensitune.report import Page, write_page
+from sensitune.sensitivity import Sensitivity
+from sensitune.sites import ModelOutline
+
+CHROMIUM = shutil.which("chromium")
+NASTY = "<script>document.title = 'owned'</script>"
+
+
+@pytest.fixture
+def ladder(sensitivity: Sensitivity) -> list[Allocation]:
+    return allocate(sensitivity, budget=[6, 10, 16], rank=1, alpha=2.0)
+
+
+@pytest.fixture
+def page(sensitivity: Sensitivity, ladder: list[Allocation]) -> Page:
+    return Page(
+        title=NASTY,
+        allocation=ladder[1],
+        ladder=ladder,
+        sensitivity=sensitivity,
+        accuracy=0.75,
+        num_test_images=400,
+        epochs=[{"epoch": 1, "train_loss": 2.0, "validation_accuracy": 0.5}],
+        settings=f"class: {NASTY}",
+        command="sensitune view runs/mine",
+    )
+
+
+def _data(path: Path) -> dict[str, Any]:
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', path.read_text(encoding="utf-8"))
+    assert found is not None
+    read: dict[str, Any] = json.loads(found[1])
+    return read
+
+
+def test_a_page_holds_every_site_of_every_budget(page: Page, ladder: list[Allocation], tmp_path: Path) -> None:
+    data = _data(write_page(tmp_path / "report.html", page))
+    assert data["own"] == 1
+    for shown, allocation in zip(data["ladder"], ladder, strict=True):
+        assert shown["total"] == allocation.trainable_params == sum(row[2] for row in shown["rows"])
+        named = {data["sites"][index]["id"]: [how, params] for index, how, params, _ in shown["rows"]}
+        assert named == {row.site: [row.tuning, row.params] for row in allocation.table() if row.params}
+
+
+def test_names_stay_text(page: Page, tmp_path: Path) -> None:
+    html = write_page(tmp_path / "report.html", page).read_text(encoding="utf-8")
+    assert NASTY not in html
+    assert "&lt;script&gt;document.title" in html
+
+
+def test_the_accuracy_has_wilsons_interval(page: Page, tmp_path: Path) -> None:
+    html = write_page(tmp_path / "report.html", page).read_text(encoding="utf-8")
+    assert "70.5% to 79.0% (400 test images)" in html  # scipy.stats.binomtest(300, 400).proportion_ci(method="wilson")
+
+
+def test_an_allocation_alone_has_a_page_without_a_slider(allocation: Allocation, tmp_path: Path) -> None:
+    html = write_page(tmp_path / "report.html", Page(title="mine", allocation=allocation)).read_text(encoding="utf-8")
+    assert 'id="budget"' not in html
+
+
+def test_a_ladder_without_the_pages_own_allocation_is_refused(
+    allocation: Allocation, ladder: list[Allocation], tmp_path: Path
+) -> None:
+    with pytest.raises(ArgumentError, match="`ladder` must hold the page's own allocation"):
+        write_page(tmp_path / "report.html", Page(title="mine", allocation=allocation, ladder=ladder))
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_of_a_deep_model_at_forty_budgets_stays_below_three_megabytes(
+    outline: ModelOutline, tmp_path: Path
+) -> None:
+    """As many sites as a ViT-B/16 has, each of them tuned at each budget, which is more than any run would say."""
+    sites = tuple(
+        dataclasses.replace(site, id=f"{block}.{site.id}", parameter=f"{block}.{site.parameter}", block=block)
+        for block in range(44)
+        for site in outline.sites[:5]
+    )
+    deep = dataclasses.replace(outline, sites=sites, backbone_params=sum(site.numel for site in sites))
+    everywhere = [uniform_allocation(deep, rank=1, vectors=True) for _ in range(40)]
+    written = write_page(tmp_path / "r.html", Page(title="deep", allocation=everywhere[7], ladder=everywhere))
+    assert written.stat().st_size < 3e6
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("There is no Chromium. Install it: apt-get install -y chromium")
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed", exc_type=ImportError)
+    with driver.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def test_in_a_browser_map_table_and_slider_say_the_same_and_nothing_leaves_the_page(
+    browser: Any, page: Page, ladder: list[Allocation], tmp_path: Path
+) -> None:
+    path = write_page(tmp_path / "report.html", page)
+    complaints: list[str] = []
+    asked: list[str] = []
+    tab = browser.new_page(viewport={"width": 1000, "height": 1200})
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(path.as_uri())
+    tab.wait_for_selector("body[data-ready]")
+
+    for step in (0, 2, 1):
+        tab.locator("#budget").fill(str(step))
+        assert tab.text_content("#totals").startswith(f"{ladder[step].trainable_params} trainable parameters")
+        amounts = tab.locator("#sites tr td:nth-child(5)").all_text_contents()
+        assert sum(map(int, amounts)) == ladder[step].trainable_params
+
+    tab.locator("#map svg .mark-rect path").first.click(position={"x": 5, "y": 5})  # beside its number
+    block, operation = tab.input_value("#block"), tab.input_value("#operation")
+    chosen = {row.site for row in ladder[1].table() if row.params and row.operation == operation}
+    rows = tab.locator("#sites tr td:nth-child(1)").all_text_contents()
+    assert operation
+    assert block
+    assert rows
+    assert set(rows) <= chosen
+    tab.locator("#all").press("Enter")
+    assert tab.locator("#sites tr").count() == sum(row.params > 0 for row in ladder[1].table())
+
+    tab.select_option("#metric", "how")
+    assert "M: a module" in tab.text_content("#legend")
+    assert tab.title() == NASTY
+    assert complaints == []
+    assert asked == [path.as_uri()]
+    tab.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1600, "dark")])
+def test_in_a_browser_a_page_fits_and_keeps_nobody_out(
+    browser: Any, page: Page, tmp_path: Path, width: int, scheme: str
+) -> None:
+    axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe is not installed", exc_type=ImportError)
+    path = write_page(tmp_path / "report.html", page)
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab.goto(path.as_uri())
+    tab.wait_for_selector("body[data-ready]")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    found = axe.Axe().run(tab)["violations"]
+    assert [(each["id"], each["impact"]) for each in found if each["impact"] in {"serious", "critical"}] == []
+    tab.close()
