@@ -83,6 +83,7 @@ MISTAKES: dict[str, list[str]] = {
     "recipe.head_start": CHOICE,
     "compute.device": [*CHOICE, "mps", "cuda:0", "gpu"],
     "compute.num_workers": ["-1", "257", "1.5", "abc", ""],
+    "compute.sharded": SWITCH,
     "seed": SEED,
     "preset": CHOICE,
 }
