@@ -13,7 +13,7 @@ from datasets import Image as ImageFeature
 
 from sensitune.data import DataSettings, ImageData, load_data
 from sensitune.data._demo import DEMO_CLASSES, load_demo_data
-from sensitune.errors import ArgumentError, DataError
+from sensitune.errors import ArgumentError, DataError, MissingPackageError
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def pretend_package(monkeypatch: pytest.MonkeyPatch, spec: ModuleSpec | None) ->
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_package(monkeypatch, None)
-    with pytest.raises(DataError, match=r"Install the extra: pip install 'sensitune\[demo\]'"):
+    with pytest.raises(MissingPackageError, match=r"Install the extra: pip install 'sensitune\[demo\]'"):
         load_data("demo")
 
 
