@@ -33,6 +33,7 @@ COMMANDS = {
     "backbones": "the published backbones by short name, with licences and addresses",
     "data": "get a benchmark onto the disk: VTAB-1k from its sources, the hub or an archive",
     "doctor": "what is installed, what is missing and how to get it, and the devices",
+    "completion": "a script with which bash, zsh or fish completes commands and options",
     "sites": "what of a model can be tuned, and what stays frozen and why",
 }
 _SHARED = ("run", "sensitivity", "allocate", "train", "evaluate")

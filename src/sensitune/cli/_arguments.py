@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args
 
 import tyro
 
@@ -57,6 +57,10 @@ class _TypedForAll(_Typed):
     """Write nothing on standard output; what goes wrong still stands on standard error."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write one JSON object on standard output when all is done, and nothing else: the result and where it lies."""
+
+
+OPTIONS_OF_A_RUN: Final[Mapping[str, type[_Typed]]] = {"run": _TypedForAll, "sensitivity": _Typed}
+"""What the parser reads of the commands that take all of a run's settings."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def asked_run(arguments: Sequence[str], *, command: str, description: str) -> It
     given = _settings_of_file(known)
     with names_as_given(arguments, from_file=given is not None):
         defaults = _with_preset({} if given is None else given, known, new=given is None)
-        typed = _TypedForAll if command == "run" else _Typed
+        typed = OPTIONS_OF_A_RUN[command]
         parsed = _parsed(
             typed,
             arguments,
