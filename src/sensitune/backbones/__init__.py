@@ -8,6 +8,9 @@ package. A local file may be safetensors, a NumPy archive or a PyTorch pickle of
 ever running code in them, and every backbone tensor must come from the file with its own shape. What a file holds
 beyond that (its old head, parts of a pretraining task) is left out and listed in `Backbone.dropped`.
 
+An image model of transformers is named by its folder or its repository (``"./my_vit"``, ``"OWNER/NAME"``); how its
+images are prepared is read from its ``preprocessor_config.json``.
+
 The head is new: weights from a normal distribution of standard deviation 0.02, truncated, and zero biases. A zero head
 would make every gradient of the backbone zero, and with them the sensitivity (He et al., ICCV 2023, section 4.1).
 
@@ -29,6 +32,8 @@ from sensitune.backbones._load import load_backbone
 from sensitune.backbones._published import PUBLISHED_BACKBONES, PublishedBackbone
 from sensitune.backbones._rebuild import rebuild_backbone
 from sensitune.backbones._saved import save_checkpoint
+from sensitune.backbones._saved_folder import check_folder, save_folder
+from sensitune.backbones._transformers import local_weights, of_transformers, public_spec
 from sensitune.backbones._types import Backbone, BackboneSpec
 
 __all__ = [
@@ -38,7 +43,12 @@ __all__ = [
     "BackboneSpec",
     "PublishedBackbone",
     "check_backbone",
+    "check_folder",
     "load_backbone",
+    "local_weights",
+    "of_transformers",
+    "public_spec",
     "rebuild_backbone",
     "save_checkpoint",
+    "save_folder",
 ]

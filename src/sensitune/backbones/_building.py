@@ -42,7 +42,7 @@ def build_model(
     options: dict[str, Any] = {"num_classes": num_classes, "img_size": image_size}
     if drop_path > 0:
         options["drop_path_rate"] = drop_path
-    with _seeded(seed):
+    with seeded(seed):
         model = _from_hub(name, options) if from_hub else _create(name, options)
     _check_patches(model, name, image_size)
     if drop_path == 0:  # not every model takes a rate, and the rate of some (Swin) is not 0 where none is given
@@ -93,7 +93,15 @@ def renew_head(model: nn.Module, *, seed: int) -> None:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
+    """What is drawn at random within depends on the seed alone; the global random state is as it was afterwards.
+
+    Args:
+        seed: The seed.
+
+    Yields:
+        Nothing.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerators
         yield

@@ -7,6 +7,7 @@ import torch
 from sensitune.backbones._building import build_model, keep_blocks
 from sensitune.backbones._load import built_size, timm_name
 from sensitune.backbones._rebuild import rebuild_backbone
+from sensitune.backbones._transformers import check_drop_path, of_transformers
 from sensitune.backbones._types import Backbone
 from sensitune.errors import ModelError, SensituneError
 
@@ -22,7 +23,9 @@ def check_backbone(backbone: Backbone, *, num_classes: int, drop_path: float = 0
     Raises:
         ModelError: If it does not.
     """
-    if drop_path > 0:
+    if of_transformers(backbone.spec):
+        check_drop_path(backbone.model, drop_path, name=backbone.spec.name)
+    elif drop_path > 0:
         _build_without_weights(backbone, num_classes, drop_path)
     size = backbone.image_size
     try:

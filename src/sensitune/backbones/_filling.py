@@ -124,9 +124,9 @@ def fill_from_npz(model: nn.Module, path: Path, *, architecture: str) -> tuple[s
     _resize_npz_positions(model, names, path)
     filled = backbone_tensors(model)
     if empty := [name for name, tensor in filled.items() if tensor.isnan().all()]:
-        raise CheckpointError(f"`checkpoint` {path} does not fit {architecture}: {_count(empty, 'missing')}.")
+        raise CheckpointError(f"`checkpoint` {path} does not fit {architecture}: {count_names(empty, 'missing')}.")
     for name, tensor in filled.items():
-        _check_finite(name, tensor, f"`checkpoint` {path}")
+        check_finite(name, tensor, f"`checkpoint` {path}")
     return tuple(name for name in names if _NPZ_HEAD.match(name))
 
 
@@ -204,9 +204,9 @@ def _check_fit(wanted: Tensors, tensors: Tensors, *, foreign: list[str], source:
     ]
     if missing or reshaped or foreign:
         problems = [
-            _count(missing, "missing"),
-            _count(reshaped, "of another shape"),
-            _count(foreign, "that the model does not have"),
+            count_names(missing, "missing"),
+            count_names(reshaped, "of another shape"),
+            count_names(foreign, "that the model does not have"),
         ]
         raise CheckpointError(
             f"{source} does not fit the model of {len(wanted)} tensors: {'; '.join(filter(None, problems))}. "
@@ -221,17 +221,27 @@ def _check_values(wanted: Tensors, tensors: Tensors, *, source: str) -> None:
         if tensor.is_floating_point() != own.is_floating_point():
             kinds = " instead of ".join(str(each.dtype).removeprefix("torch.") for each in (tensor, own))
             raise CheckpointError(f"{source} holds `{name}` as {kinds}. Save the weights as they were trained.")
-        _check_finite(name, tensor, source)
+        check_finite(name, tensor, source)
 
 
-def _check_finite(name: str, tensor: torch.Tensor, source: str) -> None:
+def check_finite(name: str, tensor: torch.Tensor, source: str) -> None:
+    """Refuse weights that are no numbers.
+
+    Args:
+        name: What the model calls the tensor.
+        tensor: The tensor.
+        source: Where it is from.
+
+    Raises:
+        CheckpointError: If it holds an infinity or what is not a number.
+    """
     if not bool(torch.isfinite(tensor).all()):
         raise CheckpointError(
             f"{source} holds `{name}` with values that are not finite: its training diverged. Take an earlier one."
         )
 
 
-def _count(names: list[str], what: str) -> str:
+def count_names(names: list[str], what: str) -> str:
     """``3 missing (a, b, c)``; empty for an empty list."""
     shown = ", ".join(map(show_name, names[:_NAMES_SHOWN])) + (", ..." if len(names) > _NAMES_SHOWN else "")
     return f"{len(names)} {what} ({shown})" if names else ""

@@ -21,6 +21,7 @@ from sensitune.backbones._saved import (
     complete_spec,
     saved_metadata,
 )
+from sensitune.backbones._transformers import load_transformers, of_transformers
 from sensitune.backbones._types import Backbone, BackboneSpec
 from sensitune.errors import ArgumentError, CheckpointError
 from sensitune.sites import name_head
@@ -57,6 +58,8 @@ def load_backbone(
     """
     spec = BackboneSpec(spec) if isinstance(spec, str) else spec
     _check_arguments(spec, num_classes, drop_path, keep_head)
+    if of_transformers(spec):
+        return load_transformers(spec, num_classes=num_classes, drop_path=drop_path, seed=seed, keep_head=keep_head)
     path = checkpoint_path(spec.checkpoint) if spec.checkpoint else None
     about = saved_metadata(path) if path else None
     if path and about:
@@ -83,7 +86,7 @@ def _check_arguments(spec: BackboneSpec, num_classes: int, drop_path: float, kee
         raise ArgumentError(f"`num_classes` must be at least 1. Got {num_classes}.")
     if not 0 <= drop_path < 1:
         raise ArgumentError(f"`drop_path` is a rate and must be in [0, 1). Got {drop_path}.")
-    if keep_head and (spec.checkpoint is None or spec.checkpoint.lower().endswith(".npz")):
+    if keep_head and not of_transformers(spec) and (spec.checkpoint or ".npz").lower().endswith(".npz"):
         raise ArgumentError(
             f"`keep_head=True` needs a `checkpoint` that holds a head by the model's own names. Got {spec.checkpoint}."
         )

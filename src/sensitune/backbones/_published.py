@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 Triple: TypeAlias = tuple[float, float, float]
 
 _HALF: Final = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET_NORMALISATION: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _GOOGLE: Final = "https://storage.googleapis.com/vit_models/imagenet21k"
 _META: Final = "https://dl.fbaipublicfiles.com"
 _MICROSOFT: Final = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
@@ -61,7 +61,7 @@ _TABLE: Final = (
         "vit_b16_mae",
         "vit_base_patch16_224.mae",
         f"{_META}/mae/pretrain/mae_pretrain_vit_base.pth",
-        *_IMAGENET,
+        *IMAGENET_NORMALISATION,
         licence="CC-BY-NC-4.0",
         pretraining="ImageNet-1k, masked autoencoder",
     ),
@@ -69,7 +69,7 @@ _TABLE: Final = (
         "vit_b16_mocov3",
         "vit_base_patch16_224.mae",  # for the architecture; the file's head is that of its linear probe
         f"{_META}/moco-v3/vit-b-300ep/linear-vit-b-300ep.pth.tar",
-        *_IMAGENET,
+        *IMAGENET_NORMALISATION,
         licence="CC-BY-NC-4.0",
         pretraining="ImageNet-1k, MoCo v3, 300 epochs",
         on_hub=False,
@@ -78,7 +78,7 @@ _TABLE: Final = (
         "swin_b_in22k",
         "swin_base_patch4_window7_224.ms_in22k",
         f"{_MICROSOFT}/swin_base_patch4_window7_224_22k.pth",
-        *_IMAGENET,
+        *IMAGENET_NORMALISATION,
         licence="MIT",
         pretraining="ImageNet-22k, supervised",
     ),
@@ -86,7 +86,7 @@ _TABLE: Final = (
         "convnext_b_in22k",
         "convnext_base.fb_in22k",
         f"{_META}/convnext/convnext_base_22k_224.pth",
-        *_IMAGENET,
+        *IMAGENET_NORMALISATION,
         licence="Apache-2.0",
         pretraining="ImageNet-22k, supervised",
     ),

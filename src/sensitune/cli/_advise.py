@@ -20,6 +20,7 @@ from sensitune.errors import ArgumentError
 from sensitune.report import allocation_table
 from sensitune.runs import Run, RunConfig, SensitivitySettings
 from sensitune.sensitivity import estimate_sensitivity
+from sensitune.training import Recipe
 
 _LANGUAGE_ONLY = frozenset({"trl", "axolotl", "llama-factory"})
 
@@ -50,7 +51,8 @@ def advise(
     """Say where a budget of plain LoRAs belongs and how far that depends on the data; write a trainer's configuration.
 
     Args:
-        model: Name of a timm model; for texts a transformers folder, one with a GGUF file, or a repository of the hub.
+        model: A transformers folder or a repository of the hub; for images also the name of a timm model, for texts a
+            folder with a GGUF file.
         data: Images as `sensitune run` takes them; or texts: a .jsonl, .csv or .tsv file, or hf:OWNER/NAME.
         budget: What the LoRAs may have, the head not counted: a number, 0.4M, or 0.5%.
         trainer: Whose configuration to write: peft, trl, axolotl or llama-factory. The last two know one rank (8).
@@ -90,6 +92,7 @@ def advise(
             config = RunConfig(
                 BackboneSpec(model, checkpoint=None if checkpoint is None else str(checkpoint), image_size=image_size),
                 DataSettings(data),
+                recipe=Recipe(drop_path=0.0),  # not every model has one, and nothing is trained
                 sensitivity=SensitivitySettings(num_batches=num_batches, batch_size=batch_size, keep_halves=True),
                 seed=seed,
             )

@@ -19,12 +19,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def merge(adapter: tyro.conf.Positional[Path], /, *, output: Path, checkpoint: Path | None = None) -> None:
-    """Fold an adapter into its backbone and write a plain safetensors checkpoint, head included.
+    """Fold an adapter into its backbone and write a plain checkpoint, head included.
 
     Args:
         adapter: Adapter folder of a run: RUN/adapter or RUN/adapter_chosen.
-        output: File to write; must end in .safetensors.
-        checkpoint: The backbone's weight file, if it has moved or the adapter has left its run folder.
+        output: File to write; must end in .safetensors. Of a model of transformers: a new folder.
+        checkpoint: The backbone's weight file or folder, if it has moved or the adapter has left its run folder.
     """
     with one_writer(output, file=True):
         show_path(make_console(), "merged checkpoint", merge_adapter(adapter, output, checkpoint=checkpoint))

@@ -37,7 +37,7 @@ def sites(
     """Show what of a model can be tuned, what is always trained, and what stays frozen and why. Needs no weights.
 
     Args:
-        model: Name of a timm model, or dinov2_vit_s14_focus.
+        model: Name of a timm model, or dinov2_vit_s14_focus, or a transformers folder or repository.
         checkpoint: Local weight file; random weights by default, which have the same sites.
         image_size: Side of the square input in pixels; None is the model's own.
         num_blocks: Keep only the first blocks of a transformer.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft import PeftModel
 
+from sensitune.backbones import public_spec
 from sensitune.training import AdapterManifest, AdapterOrigin
 
 if TYPE_CHECKING:
@@ -25,9 +24,7 @@ def manifest_of(run: Run, tuned: PeftModel) -> AdapterManifest:
         The manifest.
     """
     backbone, data = run.ingredients.backbone, run.ingredients.data
-    spec = backbone.spec
-    if spec.checkpoint is not None:
-        spec = replace(spec, checkpoint=Path(spec.checkpoint).name)
+    spec = public_spec(backbone.spec)
     outline = run.ingredients.outline()
     trained = sum(parameter.numel() for parameter in tuned.parameters() if parameter.requires_grad)
     origin = AdapterOrigin.of(

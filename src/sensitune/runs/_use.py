@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sensitune._files import refuse_overwriting
 from sensitune._schema import to_plain
-from sensitune.backbones import save_checkpoint
+from sensitune.backbones import check_folder, local_weights, of_transformers, save_checkpoint, save_folder
 from sensitune.data import open_image as open_undecoded
 from sensitune.errors import ArgumentError, DataError
 from sensitune.runs._folder import RunFolder
-from sensitune.training import load_tuned, predict_probabilities
+from sensitune.training import AdapterManifest, load_tuned, predict_probabilities
 
 
 @dataclass(frozen=True)
@@ -124,20 +124,22 @@ def merge(
     *,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Fold an adapter into its backbone and write a plain checkpoint, head included, as one safetensors file.
+    """Fold an adapter into its backbone and write a plain checkpoint, head included.
 
     Args:
         adapter: An adapter folder of a run.
-        output: The file to write; must end in ``.safetensors``.
-        checkpoint: The base's weight file, if it has moved or the adapter has left its run folder.
+        output: The file to write, which must end in ``.safetensors``; of a model of transformers, a new folder.
+        checkpoint: The base's weight file or folder, if it has moved or the adapter has left its run folder.
 
     Returns:
-        The file.
+        The file or folder.
 
     Raises:
         ArgumentError: If `output` is one of the files that are read, or has another suffix.
     """
     base = checkpoint or recorded_checkpoint(adapter)
+    if of_transformers(AdapterManifest.load(adapter).backbone):
+        return _merge_into_folder(adapter, output, base)
     refuse_overwriting(output, [adapter, *([] if base is None else [base])])
     if Path(output).suffix != ".safetensors":
         raise ArgumentError(f"`output` of a merged checkpoint must end in .safetensors. Got {os.fspath(output)!r}.")
@@ -153,7 +155,27 @@ def merge(
     return Path(output)
 
 
+def _merge_into_folder(
+    adapter: str | os.PathLike[str], output: str | os.PathLike[str], base: str | os.PathLike[str] | None
+) -> Path:
+    check_folder(output)
+    refuse_overwriting(Path(output) / "config.json", [adapter, *([] if base is None else [base])])
+    model, manifest = load_tuned(adapter, checkpoint=base)
+    transform = manifest.transform
+    save_folder(
+        model.merge_and_unload(safe_merge=True),
+        output,
+        class_names=manifest.class_names,
+        image_size=transform.image_size,
+        mean=transform.mean,
+        std=transform.std,
+        interpolation=transform.interpolation,
+        resize=transform.resize,
+    )
+    return Path(output)
+
+
 def recorded_checkpoint(adapter: str | os.PathLike[str]) -> str | None:
-    """The weight file that the run around an adapter folder was given: the adapter itself knows its name alone."""
+    """Where the run around an adapter folder was given its weights: the adapter itself knows their name alone."""
     run = Path(adapter).resolve().parent
-    return RunFolder.load(run).config.backbone.checkpoint if (run / "run.yaml").is_file() else None
+    return local_weights(RunFolder.load(run).config.backbone) if (run / "run.yaml").is_file() else None

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 from peft import PeftModel
 
 from sensitune._schema import NonNegativeInt, PositiveInt, Rule, Seed, check, read, read_json, to_plain, write_json
-from sensitune.backbones import Backbone, BackboneSpec, load_backbone
+from sensitune.backbones import Backbone, BackboneSpec, load_backbone, of_transformers
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import AdapterFileError, AllocationMismatchError, ArgumentError
 from sensitune.tuner import check_complete, load_adapter
@@ -120,6 +120,11 @@ class AdapterManifest:
 
     def __post_init__(self) -> None:
         check(self)
+        if _is_local(self.backbone.name):
+            raise ArgumentError(
+                f"`backbone.name` of an adapter's manifest must not be a path of this machine: {self.backbone.name!r}. "
+                "Give the folder's own name."
+            )
         checkpoint = self.backbone.checkpoint
         if checkpoint is not None and Path(checkpoint).name != checkpoint:
             raise ArgumentError(
@@ -232,9 +237,8 @@ def _load_base(
 ) -> Backbone:
     spec = manifest.backbone if checkpoint is None else replace(manifest.backbone, checkpoint=os.fspath(checkpoint))
     if checkpoint is None and spec.checkpoint is not None:
-        raise ArgumentError(
-            f"{os.fspath(folder)} was tuned on the weight file {spec.checkpoint}. Give it as `checkpoint`."
-        )
+        kind = "folder" if of_transformers(spec) else "weight file"
+        raise ArgumentError(f"{os.fspath(folder)} was tuned on the {kind} {spec.checkpoint}. Give it as `checkpoint`.")
     return load_backbone(spec, num_classes=len(manifest.class_names), seed=manifest.origin.seed)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from peft import PeftConfig
 
 from sensitune._markdown import code, escape, table
-from sensitune.backbones import FOCUS_NAME, PUBLISHED_BACKBONES, BackboneSpec
+from sensitune.backbones import FOCUS_NAME, PUBLISHED_BACKBONES, BackboneSpec, of_transformers
 from sensitune.training._manifest import MANIFEST_NAME, AdapterManifest, AdapterOrigin
 from sensitune.training._recipe import Recipe
 from sensitune.training._result import TrainingFolder, TrainingResult
@@ -150,7 +150,7 @@ def _base(manifest: AdapterManifest) -> str:
 def _weights(manifest: AdapterManifest) -> str:
     spec = manifest.backbone
     if spec.checkpoint is not None:
-        return f"the file {code(spec.checkpoint)}"
+        return f"the {'folder' if of_transformers(spec) else 'file'} {code(spec.checkpoint)}"
     return "those of the name" if spec.pretrained else f"random, drawn with seed {manifest.origin.seed}"
 
 
@@ -206,7 +206,7 @@ def _base_model(spec: BackboneSpec) -> dict[str, str]:
     name = published.timm_name if published else spec.name
     if spec.checkpoint is not None or not spec.pretrained or not on_hub or ":" in name:
         return {}
-    return {"base_model": f"timm/{name}"}
+    return {"base_model": name if of_transformers(spec) else f"timm/{name}"}
 
 
 def _percent(accuracy: float | None) -> str:
