@@ -2,28 +2,99 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from sensitune.allocation import Allocation, allocate
+from sensitune.allocation import Allocation, allocate, uniform_allocation
 from sensitune.runs import Run, RunConfig, RunFolder, budget_ladder
+from sensitune.sweeps import SweepConfig
 from sensitune_command import main
 
 
-def test_a_finished_run_and_its_allocation_file_each_get_a_page(
+def _shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The page that a command names, read."""
+    assert main(["view", *map(str, arguments)]) == 0
+    name, _, path = capsys.readouterr().out.strip().partition(": ")
+    assert name == "page"
+    return Path(path).read_text(encoding="utf-8")
+
+
+def test_a_finished_run_and_an_allocation_file_get_a_page(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
-    assert main(["view", str(folder), str(folder / "allocation.safetensors")]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert shown == [f"page: {folder / 'report.html'}", f"page: {folder / 'allocation.html'}"]
-    html = (folder / "report.html").read_text(encoding="utf-8")
+    html = _shown(capsys, folder)
+    assert html == (folder / "report.html").read_text(encoding="utf-8")
     assert "9,000 (" in html
     assert "split_seed: 0" in html
     assert 'id="budget"' in html
-    assert 'id="budget"' not in (folder / "allocation.html").read_text(encoding="utf-8")
+    alone = _shown(capsys, folder / "allocation.safetensors", "--output", tmp_path / "mine.html")
+    assert alone == (tmp_path / "mine.html").read_text(encoding="utf-8")
+    assert 'id="budget"' not in alone
+
+
+def test_several_runs_and_allocation_files_are_compared_beside_them(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "run"
+    shutil.copytree(finished, folder)
+    uniform_allocation(Allocation.load(folder / "allocation.safetensors").outline, rank=2).save(
+        tmp_path / "runs" / "uniform.safetensors"
+    )
+    html = _shown(capsys, folder, tmp_path / "runs" / "uniform.safetensors")
+    assert html == (tmp_path / "runs" / "comparison.html").read_text(encoding="utf-8")
+    assert '<th scope="row">uniform</th>' in html
+    assert '<th scope="row">allocation.rule</th>' in html
+    shutil.copytree(folder, tmp_path / "runs" / "again")
+    html = _shown(capsys, tmp_path / "runs")  # all runs of a folder
+    assert "SPT-LoRA (again)</th>" in html
+    assert "Settings that differ" not in html
+    assert main(["view", str(folder), str(folder / ".." / "run")]) == 2
+    assert "must name each run or allocation once" in capsys.readouterr().err
+
+
+def test_a_run_finds_the_scores_that_it_shared_beside_it(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "compared" / "run")
+    (folder.parent / "scores").mkdir()
+    shared = folder.parent / "scores" / Run.load(folder).config.scoring.file_name
+    (folder / "sensitivity.safetensors").rename(shared)
+    assert 'id="budget"' in _shown(capsys, folder)
+    shared.unlink()
+    assert 'id="budget"' not in _shown(capsys, folder)
+
+
+def test_a_sweeps_folder_becomes_its_table(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        "tasks": {"colours": [str(squares)]},
+        "methods": {"Head <b>only</b>": {"allocation": {"method": "head"}}},
+        "seeds": [0, 1],
+        "run": {
+            "backbone": {"name": "vit_tiny_patch16_224", "pretrained": False, "image_size": 32, "num_blocks": 1},
+            "recipe": {"epochs": 1, "warmup_share": 0.0},
+            "compute": {"device": "cpu"},
+        },
+    }
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML too
+    assert main(["sweep", "mine.yaml", "--output", "swept"]) == 0
+    assert "as a page for the browser: sensitune view swept" in capsys.readouterr().out
+    html = _shown(capsys, "swept")
+    assert "2 of 2 runs are trained and tested." in html
+    assert "Head &lt;b&gt;only&lt;/b&gt;" in html
+    assert "mean ± standard deviation over 2 seeds" in html
+    assert SweepConfig.from_yaml("swept/sweep.yaml") == SweepConfig.from_yaml("mine.yaml")
+    Path("swept/sweep.yaml").unlink()
+    assert main(["view", "swept"]) == 2
+    assert "has no sweep.yaml" in capsys.readouterr().err
+    assert main(["sweep", "mine.yaml", "--output", "swept", "--table"]) == 0
+    assert Path("swept/sweep.yaml").exists()
 
 
 def test_the_sliders_budgets_are_placed_as_a_run_would_place_them(finished: Path) -> None:

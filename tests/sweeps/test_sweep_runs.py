@@ -114,7 +114,7 @@ def test_a_finished_sweep_is_not_repeated_and_a_lost_result_alone_is(config: Run
 
 
 def file_times(folder: Path) -> dict[Path, int]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "results.json")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in {"results.json", "sweep.yaml"})
     return {path: path.stat().st_mtime_ns for path in files}
 
 

@@ -36,6 +36,7 @@ from sensitune.allocation._knapsack import knapsack_allocation
 from sensitune.allocation._lora_allocation import lora_allocation
 from sensitune.allocation._lora_start import compute_lora_start
 from sensitune.allocation._matrices import matrices_alone
+from sensitune.allocation._overlap import overlap
 from sensitune.allocation._published import load_published_allocation
 from sensitune.allocation._room import check_budget, check_knapsack_budget
 from sensitune.allocation._rows import GroupRow, SiteRow, group_rows
@@ -71,6 +72,7 @@ __all__ = [
     "matrices_alone",
     "module_params",
     "neuron_allocation",
+    "overlap",
     "parse_budget",
     "placement_stability",
     "random_allocation",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from sensitune.allocation._allocation import Allocation
+from sensitune.allocation._overlap import in_all, trained_values
 from sensitune.sensitivity import Sensitivity
 
 
@@ -51,24 +50,11 @@ def placement_stability(sensitivity: Sensitivity, place: Callable[[Sensitivity],
         ArgumentError: If the halves were not kept.
     """
     whole, *halves = (place(each) for each in (sensitivity, *sensitivity.of_halves()))
-    values = _values(whole)
-    kept = {site: flat[_in_all(flat, site, [_values(half) for half in halves])] for site, flat in values.items()}
+    values, of_halves = trained_values(whole), [trained_values(half) for half in halves]
+    kept = {site: flat[in_all(flat, site, of_halves)] for site, flat in values.items()}
     return Stability(
         modules=len(whole.structured),
         modules_kept=sum(all(site in half.structured for half in halves) for site in whole.structured),
         values=sum(flat.numel() for flat in values.values()),
         values_kept=sum(flat.numel() for flat in kept.values()),
     )
-
-
-def _values(allocation: Allocation) -> dict[str, torch.Tensor]:
-    """Site id -> flat indices of its values that are trained in place."""
-    vectors = {name: torch.arange(allocation.site(name).numel) for name in allocation.vectors}
-    return vectors | dict(allocation.sparse)
-
-
-def _in_all(flat: torch.Tensor, site: str, others: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-    found = torch.ones(len(flat), dtype=torch.bool)
-    for other in others:
-        found &= torch.isin(flat, other.get(site, flat[:0]))
-    return found

@@ -13,8 +13,8 @@ from sensitune._installed import need
 from sensitune.backbones import FOCUS_NAME, BackboneSpec, load_backbone
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
+from sensitune.cli._pages import write_run_page
 from sensitune.cli._run import comparison_row
-from sensitune.cli._view import write_run_page
 from sensitune.data import DataSettings
 from sensitune.report import allocation_table, comparison_table, write_report
 from sensitune.runs import ComputeSettings, DeviceName, Run, RunConfig, compare, comparing, merge, open_image, predict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sensitune.errors import ArgumentError, SweepError
 from sensitune.report import TableRow, TaskTable
 from sensitune.runs import DeviceName
 from sensitune.sweeps import (
+    SETTINGS_FILE,
     EngineName,
     EngineSettings,
     JobOutcome,
@@ -88,6 +90,7 @@ def sweep(
         if not (folder / "runs").is_dir():
             raise ArgumentError(f"{folder} holds no runs of a sweep to make a table of. Run it without --table first.")
         result = collect(sweep_config, folder)
+        sweep_config.save(folder / SETTINGS_FILE)
         _show(console, task_table(result, title=config.stem), folder)
     else:
         console.print(_plan(sweep_config, folder))
@@ -152,6 +155,7 @@ def _show(console: Console, table: TaskTable, folder: Path) -> None:
             temporary.write_text(text, encoding="utf-8")
         show_path(console, "written", path)
     console.print(table)
+    console.print(f"as a page for the browser: sensitune view {shlex.quote(str(folder))}", soft_wrap=True)
 
 
 def _failures(failed: Mapping[RunKey, str]) -> str:

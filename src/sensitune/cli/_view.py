@@ -1,19 +1,24 @@
-"""``sensitune view``: a finished run, or an allocation file, as one page for the browser."""
+"""``sensitune view``: runs, allocation files, comparisons and sweeps as pages for the browser."""
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
 
-from sensitune.allocation import Allocation
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, show_path
-from sensitune.errors import RunFolderError
-from sensitune.report import Page, write_page
-from sensitune.runs import Run, budget_ladder, stability_of
+from sensitune.cli._pages import (
+    open_run,
+    write_allocation_page,
+    write_comparison,
+    write_run_page,
+    write_sweep,
+)
+from sensitune.errors import ArgumentError
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -21,59 +26,46 @@ def main(arguments: Sequence[str]) -> None:
     parse(view, arguments, command="view")
 
 
-def view(paths: tyro.conf.Positional[tuple[Path, ...]], /) -> None:
+def view(paths: tyro.conf.Positional[tuple[Path, ...]], /, *, output: Path | None = None) -> None:
     """Write a page that opens in any browser, without a network: where the parameters went, and would at other budgets.
 
-    Args:
-        paths: Run folders, after `sensitune run`, and allocation files; each gets a page of its own (report.html, or a
-            file beside the allocation).
-    """
-    console = make_console()
-    for path in paths:
-        show_path(console, "page", write_run_page(Run.load(path)) if path.is_dir() else _write_allocation_page(path))
-
-
-def write_run_page(run: Run) -> Path:
-    """Write ``report.html`` into the folder of a finished run.
+    Several runs or allocations are laid side by side, with what differs; a sweep's folder becomes its table, with
+    intervals, and accuracy against parameters.
 
     Args:
-        run: The run.
-
-    Returns:
-        The page.
+        paths: Run folders, after `sensitune run`, and allocation files; or the folder of a comparison's runs, or of a
+            sweep.
+        output: The page. Default: report.html of a run or sweep, comparison.html in the folder that holds all that are
+            compared, or a file beside the allocation.
 
     Raises:
-        RunFolderError: If the run is not finished, or places nothing, so that there is nothing to see.
+        ArgumentError: If no path is given, one is given twice, or a folder holds nothing to see.
     """
-    folder = run.folder
-    if not folder.training.result.exists():
-        raise RunFolderError(f"{folder.path} is not finished. Finish it: `sensitune train {folder.path}`.")
-    allocation, result = run.allocation(), run.train()
-    if allocation is None:
-        raise RunFolderError(
-            f"{folder.path} places nothing ({run.config.method.label}), so a page has nothing to show."
-        )
-    facts = {"Training": f"{result.seconds:,.0f} s on {result.device}, {result.last_epoch} epochs, seed {result.seed}"}
-    if (stability := stability_of(run)) is not None:
-        facts["Stability"] = f"{stability}: chosen by either half of the batches too"
-    page = Page(
-        title=f"{run.config.method.title(run.config.allocation)}: {run.config.backbone.name}",
-        allocation=allocation,
-        ladder=budget_ladder(run),
-        sensitivity=run.known_sensitivity(),
-        accuracy=result.test_accuracy_last,
-        num_test_images=run.origin().data.get("split_sizes", {}).get("test"),
-        facts=facts,
-        epochs=[
-            {"epoch": row.epoch, "train_loss": row.train_loss, "validation_accuracy": row.validation_accuracy}
-            for row in result.metrics
-        ],
-        settings=folder.settings.read_text(encoding="utf-8"),
-        command=f"sensitune view {shlex.quote(str(folder.path))}",
-    )
-    return write_page(folder.path / "report.html", page)
+    if not paths:
+        raise ArgumentError("`paths` must name at least one run folder, allocation file or sweep. Got none.")
+    show_path(make_console(), "page", _write(paths, output, f"sensitune view {shlex.join(map(str, paths))}"))
 
 
-def _write_allocation_page(path: Path) -> Path:
-    page = Page(title=path.name, allocation=Allocation.load(path), command=f"sensitune view {shlex.quote(str(path))}")
-    return write_page(path.with_suffix(".html"), page)
+def _write(paths: Sequence[Path], output: Path | None, command: str) -> Path:
+    if output is not None and output.suffix != ".html":
+        raise ArgumentError(f"`output` must end in .html. Got {os.fspath(output)!r}.")
+    if len(paths) > 1:
+        parents = os.path.commonpath([path.resolve().parent for path in paths])
+        return write_comparison(paths, output or _shortest(Path(parents)) / "comparison.html", command)
+    path = paths[0]
+    if not path.is_dir():
+        return write_allocation_page(path, output or path.with_suffix(".html"), command)
+    if (path / "runs").is_dir():
+        return write_sweep(path, output or path / "report.html", command)
+    runs = [each for each in sorted(path.iterdir()) if (each / "run.yaml").is_file()]
+    if (path / "run.yaml").is_file() or not runs:
+        return write_run_page(open_run(path), output)
+    if len(runs) == 1:
+        raise ArgumentError(f"{path} holds a single run. View that: `sensitune view {shlex.quote(str(runs[0]))}`.")
+    return write_comparison(runs, output or path / "comparison.html", command)
+
+
+def _shortest(folder: Path) -> Path:
+    """As seen from here, where it lies below: paths are shown as they were given."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder

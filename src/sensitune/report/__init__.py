@@ -23,12 +23,20 @@ from sensitune.report._allocation_table import allocation_table
 from sensitune.report._bars import figure_by_block, figure_by_operation
 from sensitune.report._comparison import ComparisonRow, comparison_table
 from sensitune.report._heat_map import figure_heat_map
-from sensitune.report._page import Page, write_page
 from sensitune.report._style import BLUE, FAINT, GREEN, ORANGE, RULE, new_figure, save_figure, style
 from sensitune.report._table import Table
 from sensitune.report._task_table import TableRow, TaskTable
 from sensitune.report._trials import TrialRow, trials_table
 from sensitune.report._write import write_report
+from sensitune.report.pages import (
+    Compared,
+    ComparisonPage,
+    Page,
+    SweepPage,
+    write_comparison_page,
+    write_page,
+    write_sweep_page,
+)
 
 __all__ = [
     "BLUE",
@@ -36,8 +44,11 @@ __all__ = [
     "GREEN",
     "ORANGE",
     "RULE",
+    "Compared",
+    "ComparisonPage",
     "ComparisonRow",
     "Page",
+    "SweepPage",
     "Table",
     "TableRow",
     "TaskTable",
@@ -52,6 +63,8 @@ __all__ = [
     "save_figure",
     "style",
     "trials_table",
+    "write_comparison_page",
     "write_page",
     "write_report",
+    "write_sweep_page",
 ]

@@ -142,28 +142,54 @@ class TaskTable:
                 parts.append(f"{named(row.label)}: {said}.")
         return " ".join(parts)
 
-    def scores(self, row: TableRow) -> list[Score | None]:
-        """A row's cells: the tasks, the groups if there are several, the headline; None where there is nothing to say.
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns: the tasks, the groups if there are several, the headline."""
+        return [*self.tasks, *self._shown_groups, _MEAN]
+
+    def by_seed(self, row: TableRow) -> list[list[float]]:
+        """A row's accuracies of every seed, by column; empty where there is nothing to say.
 
         Args:
             row: One of `rows`.
 
         Returns:
-            A score per column.
+            One per seed for each of `columns`; of a published row the one that was printed.
         """
-        tasks = [Score.of(row.values[task]) if task in row.values else None for task in self.tasks]
+        tasks = [list(row.values.get(task, ())) for task in self.tasks]
         if row.published:
-            printed = [row.group_values.get(group) for group in self._shown_groups]
-            return [*tasks, *(None if value is None else Score(value) for value in (*printed, row.mean))]
-        by_seed = {group: _mean_by_seed(row.values, tasks) for group, tasks in self.groups.items()}
-        groups = [Score.of(by_seed[group]) if by_seed[group] else None for group in self._shown_groups]
-        headline = _mean_by_seed(by_seed, tuple(by_seed)) if all(by_seed.values()) else []
-        return [*tasks, *groups, Score.of(headline) if headline else None]
+            printed = [*(row.group_values.get(group) for group in self._shown_groups), row.mean]
+            return [*tasks, *([] if value is None else [value] for value in printed)]
+        means = {group: _mean_by_seed(row.values, tasks) for group, tasks in self.groups.items()}
+        headline = _mean_by_seed(means, tuple(means)) if all(means.values()) else []
+        return [*tasks, *(means[group] for group in self._shown_groups), headline]
+
+    def scores(self, row: TableRow) -> list[Score | None]:
+        """A row's cells; None where there is nothing to say.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            A score for each of `columns`.
+        """
+        return [Score.of(values) if values else None for values in self.by_seed(row)]
+
+    def texts(self, row: TableRow) -> list[str]:
+        """A row's cells in words.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            A text for each of `columns`.
+        """
+        return ["–" if score is None else score.show() for score in self.scores(row)]
 
     def markdown(self) -> str:
         """The table as a page in Markdown: title, table, caption."""
-        numbers = [*(["trainable"] if self._has_params else []), *map(escape, self._headings)]
-        body = [[escape(row.label), *self._params(row), *self._texts(row)] for row in self.rows]
+        numbers = [*(["trainable"] if self._has_params else []), *map(escape, self.columns)]
+        body = [[escape(row.label), *self._params(row), *self.texts(row)] for row in self.rows]
         drawn = table(["method", *numbers], body, numeric=numbers)
         return f"# {escape(self.title)}\n\n{drawn}\n\n{self._describe(escape)}\n"
 
@@ -212,12 +238,12 @@ class TaskTable:
         unlimited = options.update_width(10_000)  # a measurement never exceeds its limit
         means = len(self.tasks)
         by_method, means_by_method = (
-            [[row.label, *self._texts(row)[first:], *self._params(row)] for row in self.rows] for first in (0, means)
+            [[row.label, *self.texts(row)[first:], *self._params(row)] for row in self.rows] for first in (0, means)
         )
         last = ["trainable"] if self._has_params else []
-        headings = ["", *self._headings, *last]
+        headings = ["", *self.columns, *last]
         by_task = [list(line) for line in zip(headings, *by_method, strict=True)]
-        ends = {means, len(self._headings)}
+        ends = {means, len(self.columns)}
         drawn = self._draw(by_task, caption=self.caption, ends=ends)
         if Measurement.get(console, unlimited, drawn).minimum > options.max_width:
             drawn = self._draw([headings, *by_method], caption=self.caption)
@@ -246,10 +272,6 @@ class TaskTable:
         return tuple(self.groups) if len(self.groups) > 1 else ()
 
     @property
-    def _headings(self) -> list[str]:
-        return [*self.tasks, *self._shown_groups, _MEAN]
-
-    @property
     def _num_means(self) -> int:
         return len(self._shown_groups) + 1
 
@@ -262,9 +284,6 @@ class TaskTable:
             return []
         return ["–" if row.trainable_params is None else f"{row.trainable_params:,}"]
 
-    def _texts(self, row: TableRow) -> list[str]:
-        return ["–" if score is None else score.show() for score in self.scores(row)]
-
     def _describe_seeds(self) -> str:
         counts = {row.num_seeds for row in self.rows} - {None}
         if not counts:
@@ -276,11 +295,11 @@ class TaskTable:
     def _latex_tabular(self) -> list[str]:
         """The table alone, shrunk to the page's width where it has many columns."""
         cells = [
-            [escape_latex(row.label), *map(escape_latex, self._params(row)), *map(latex_score, self._texts(row))]
+            [escape_latex(row.label), *map(escape_latex, self._params(row)), *map(latex_score, self.texts(row))]
             for row in self.rows
         ]
         tabular = [
-            rf"\begin{{tabular}}{{l{'r' * self._has_params}{'c' * len(self._headings)}}}",
+            rf"\begin{{tabular}}{{l{'r' * self._has_params}{'c' * len(self.columns)}}}",
             r"\toprule",
             *self._latex_headings(1 + self._has_params),
             r"\midrule",
@@ -288,12 +307,12 @@ class TaskTable:
             r"\bottomrule",
             r"\end{tabular}",
         ]
-        return tabular if len(self._headings) <= _WIDEST else [r"\resizebox{\textwidth}{!}{%", *tabular, "}"]
+        return tabular if len(self.columns) <= _WIDEST else [r"\resizebox{\textwidth}{!}{%", *tabular, "}"]
 
     def _latex_headings(self, before: int) -> list[str]:
         """The names of all columns, upright; where there are several groups, their names above."""
         first = ["method", *(["trainable"] if self._has_params else [])]
-        names = [rf"\rotatebox{{90}}{{{escape_latex(heading)}}}" for heading in self._headings]
+        names = [rf"\rotatebox{{90}}{{{escape_latex(heading)}}}" for heading in self.columns]
         lines = [rf"{' & '.join([*first, *names])} \\"]
         if not self._shown_groups:
             return lines

@@ -16,11 +16,12 @@ Example:
 from sensitune.sweeps._collect import SweepRecord, SweepResult, SweepRun, collect
 from sensitune.sweeps._jobs import Job, JobOutcome
 from sensitune.sweeps._key import RunKey
-from sensitune.sweeps._sweep import planned_runs, run_sweep, sweeping
+from sensitune.sweeps._sweep import SETTINGS_FILE, planned_runs, run_sweep, sweeping
 from sensitune.sweeps._sweep_config import SweepConfig
 from sensitune.sweeps.engines import EngineName, EngineSettings
 
 __all__ = [
+    "SETTINGS_FILE",
     "EngineName",
     "EngineSettings",
     "Job",

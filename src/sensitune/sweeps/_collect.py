@@ -7,7 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sensitune._schema import NonEmptyText, NonNegative, NonNegativeInt, UnitInterval, load, to_plain, write_json
+from sensitune._schema import (
+    NonEmptyText,
+    NonNegative,
+    NonNegativeInt,
+    PositiveInt,
+    UnitInterval,
+    load,
+    to_plain,
+    write_json,
+)
 from sensitune.runs import RunFolder
 from sensitune.sweeps._choose import Choices, Reached, choose_settings, choosing_jobs, validation_accuracies
 from sensitune.sweeps._jobs import Job, make_job
@@ -27,6 +36,7 @@ class SweepRun:
         trainable_params: Scalars that trained, the head not counted.
         seconds: Seconds of training.
         folder: The run folder, relative to the sweep's.
+        num_test_images: How many images it was tested on; None if that was not written down.
     """
 
     key: RunKey
@@ -35,6 +45,7 @@ class SweepRun:
     trainable_params: NonNegativeInt
     seconds: NonNegative
     folder: str
+    num_test_images: PositiveInt | None = None
 
 
 @dataclass(frozen=True)
@@ -204,18 +215,21 @@ def num_tested(config: SweepConfig) -> int:
 def _tested(jobs: Iterable[Job], root: Path) -> list[SweepRun]:
     runs = []
     for job in jobs:
-        result = read_result(job.folder) if job.finished else None
-        if result is None or job.test_accuracy is None:
+        if not job.finished:
+            continue
+        result, tested = read_result(job.folder), job.tested
+        if result is None or tested is None:
             continue
         manifest = AdapterManifest.load(RunFolder(job.folder, job.config).training.adapter)
         runs.append(
             SweepRun(
                 key=job.key,
-                accuracy=job.test_accuracy,
+                accuracy=tested.accuracy,
                 validation_accuracy=result.validation_accuracy_last,
                 trainable_params=manifest.origin.trainable_params,
                 seconds=result.seconds,
                 folder=str(job.folder.relative_to(root)),
+                num_test_images=tested.num_images,
             )
         )
     return runs

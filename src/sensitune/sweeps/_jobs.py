@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sensitune._files import atomic_write
 from sensitune.errors import NonFiniteError, RunFolderError, SensituneError, describe
-from sensitune.runs import Run, RunConfig, RunFolder, check_finished
+from sensitune.runs import RecordedEvaluation, Run, RunConfig, RunFolder, check_finished
 from sensitune.sweeps._key import RunKey
 from sensitune.sweeps._sweep_config import SweepConfig
 from sensitune.training import AdapterManifest, read_result
@@ -49,7 +49,7 @@ class Job:
     def _has_ended(self) -> bool:
         if self.diverged is not None:
             return True
-        return read_result(self.folder) is not None and (not self.test or self.test_accuracy is not None)
+        return read_result(self.folder) is not None and (not self.test or self.tested is not None)
 
     @property
     def damage(self) -> str | None:
@@ -64,13 +64,13 @@ class Job:
         return None
 
     @property
-    def test_accuracy(self) -> float | None:
+    def tested(self) -> RecordedEvaluation | None:
         """What the last epoch's weights reach on the test split; None until they were tested.
 
         ``sensitune evaluate`` on another split or with other weights leaves its own numbers in the same file.
         """
         found = RunFolder(self.folder, self.config).read_evaluation()
-        return None if found is None or (found.split, found.weights) != ("test", "last") else found.accuracy
+        return None if found is None or (found.split, found.weights) != ("test", "last") else found
 
     @property
     def diverged(self) -> str | None:

@@ -19,6 +19,9 @@ from sensitune.sweeps._sweep_config import SweepConfig
 from sensitune.sweeps.engines import EngineSettings, RunFunction, run_jobs
 from sensitune.training import check_precision
 
+SETTINGS_FILE = "sweep.yaml"
+"""Of a sweep's folder: what it was made from, so that the folder alone tells it."""
+
 
 def run_sweep(
     config: SweepConfig,
@@ -35,8 +38,8 @@ def run_sweep(
 
     Args:
         config: The sweep.
-        path: Its folder: ``runs/TASK/METHOD/SETTING/seedN``, ``results.json``, and, until every run is finished, the
-            shared ``scores/``.
+        path: Its folder: ``runs/TASK/METHOD/SETTING/seedN``, ``sweep.yaml``, ``results.json``, and, until every run is
+            finished, the shared ``scores/``.
         engine: Where runs are computed; None = one after the other in this process.
         on_done: Is told of every run that ends: its outcome, how many have ended, how many there are in the phase.
         run: Runs one job, and leaves what `run_job` leaves; a function that other processes can import.
@@ -52,6 +55,7 @@ def run_sweep(
     _check_devices(config, settings)
     with sweeping(root):
         (root / "runs").mkdir(exist_ok=True)
+        config.save(root / SETTINGS_FILE)
         failed: dict[RunKey, str] = {}
         for jobs in (choosing_jobs, final_jobs):
             _run_phase(jobs(config, root), settings, failed, on_done, run)

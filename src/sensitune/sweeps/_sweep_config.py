@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import MinLen
 
-from sensitune._schema import NonEmptyText, Rule, Seed, check, load, read, shorten
+from sensitune._files import atomic_write
+from sensitune._schema import NonEmptyText, Rule, Seed, check, dump_yaml, load, read, shorten, to_plain
 from sensitune.data import FGVC_DATASETS, VTAB_TASKS
 from sensitune.errors import ArgumentError
 from sensitune.runs import RunConfig
@@ -98,6 +99,15 @@ class SweepConfig:
             ConfigError: If the file is missing, is no YAML, or `from_dict` refuses it.
         """
         return load(cls, path)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as YAML that `from_yaml` reads back.
+
+        Args:
+            path: The file; whoever has the sweep's folder has its settings.
+        """
+        with atomic_write(path) as temporary:
+            temporary.write_text(dump_yaml(to_plain(self)), encoding="utf-8")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SweepConfig:

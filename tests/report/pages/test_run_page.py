@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from html_pages import NASTY, OpenPage, assert_fits_and_keeps_nobody_out, data_of
 
 from sensitune.allocation import Allocation, allocate, uniform_allocation
 from sensitune.errors import ArgumentError
 from sensitune.report import Page, write_page
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline
-
-CHROMIUM = shutil.which("chromium")
-NASTY = "<script>document.title = 'owned'</script>"
 
 
 @pytest.fixture
@@ -42,15 +35,8 @@ def page(sensitivity: Sensitivity, ladder: list[Allocation]) -> Page:
     )
 
 
-def _data(path: Path) -> dict[str, Any]:
-    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', path.read_text(encoding="utf-8"))
-    assert found is not None
-    read: dict[str, Any] = json.loads(found[1])
-    return read
-
-
 def test_a_page_holds_every_site_of_every_budget(page: Page, ladder: list[Allocation], tmp_path: Path) -> None:
-    data = _data(write_page(tmp_path / "report.html", page))
+    data = data_of(write_page(tmp_path / "report.html", page))
     assert data["own"] == 1
     for shown, allocation in zip(data["ladder"], ladder, strict=True):
         assert shown["total"] == allocation.trainable_params == sum(row[2] for row in shown["rows"])
@@ -97,29 +83,11 @@ def test_a_page_of_a_deep_model_at_forty_budgets_stays_below_three_megabytes(
     assert written.stat().st_size < 3e6
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("There is no Chromium. Install it: apt-get install -y chromium")
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed", exc_type=ImportError)
-    with driver.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 def test_in_a_browser_map_table_and_slider_say_the_same_and_nothing_leaves_the_page(
-    browser: Any, page: Page, ladder: list[Allocation], tmp_path: Path
+    open_page: OpenPage, page: Page, ladder: list[Allocation], tmp_path: Path
 ) -> None:
     path = write_page(tmp_path / "report.html", page)
-    complaints: list[str] = []
-    asked: list[str] = []
-    tab = browser.new_page(viewport={"width": 1000, "height": 1200})
-    tab.on("console", lambda message: complaints.append(message.text))
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto(path.as_uri())
-    tab.wait_for_selector("body[data-ready]")
+    tab = open_page(path, width=1000)
 
     for step in (0, 2, 1):
         tab.locator("#budget").fill(str(step))
@@ -141,21 +109,29 @@ def test_in_a_browser_map_table_and_slider_say_the_same_and_nothing_leaves_the_p
     tab.select_option("#metric", "how")
     assert "M: a module" in tab.text_content("#legend")
     assert tab.title() == NASTY
-    assert complaints == []
-    assert asked == [path.as_uri()]
-    tab.close()
+
+
+def test_in_a_browser_what_the_pointer_is_over_stands_out_everywhere(
+    open_page: OpenPage, page: Page, tmp_path: Path
+) -> None:
+    tab = open_page(write_page(tmp_path / "report.html", page), width=1000)
+    tab.locator("#map svg .mark-rect path").first.hover(position={"x": 5, "y": 5})
+    tab.wait_for_selector("#sites tr.over")
+    [operation] = set(tab.locator("#sites tr.over td:nth-child(3)").all_text_contents())
+    assert tab.locator("#map svg .mark-rect path[stroke-width='3']").count() == 1
+    assert tab.locator("#stack svg .mark-rect path[stroke-width='3']").count() == 1
+    others = tab.locator("#sites tr", has_not_text=f"{operation}")
+    others.first.hover()
+    tab.wait_for_function(
+        "name => [...document.querySelectorAll('#sites tr.over')].every(row => row.cells[2].textContent !== name)",
+        arg=operation,
+    )
+    assert tab.locator("#map svg .mark-rect path[stroke-width='3']").count() == 1
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1600, "dark")])
 def test_in_a_browser_a_page_fits_and_keeps_nobody_out(
-    browser: Any, page: Page, tmp_path: Path, width: int, scheme: str
+    open_page: OpenPage, page: Page, tmp_path: Path, width: int, scheme: str
 ) -> None:
-    axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe is not installed", exc_type=ImportError)
-    path = write_page(tmp_path / "report.html", page)
-    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    tab.goto(path.as_uri())
-    tab.wait_for_selector("body[data-ready]")
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    found = axe.Axe().run(tab)["violations"]
-    assert [(each["id"], each["impact"]) for each in found if each["impact"] in {"serious", "critical"}] == []
-    tab.close()
+    tab = open_page(write_page(tmp_path / "report.html", page), width=width, scheme=scheme)
+    assert_fits_and_keeps_nobody_out(tab, width)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sensitune._files import atomic_write
-from sensitune._installed import need
 from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
-from sensitune.report._counts import OUTSIDE, block_name, count_subject
-from sensitune.report._page_charts import block_chart, curve_chart, map_chart
+from sensitune.report._counts import count_subject
+from sensitune.report.pages._charts import block_chart, curve_chart, map_chart
+from sensitune.report.pages._file import need_page, write_html
+from sensitune.report.pages._intervals import share_interval
+from sensitune.report.pages._sites import axes_of, describe_sites
 from sensitune.sensitivity import Sensitivity
 
 _CURVES = {"train_loss": "training loss", "validation_accuracy": "validation accuracy"}
@@ -63,46 +63,9 @@ def write_page(path: str | os.PathLike[str], page: Page) -> Path:
         ArgumentError: If the allocation is not one of the ladder.
         MissingPackageError: If the extra ``page`` is not installed.
     """
-    need("page", what="The page of a run")
-    import jinja2
-    import vl_convert
-
-    template = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    ).get_template("page.html")
+    need_page()
     data = _data(page)
-    html = template.render(
-        page=page,
-        data=data,
-        result=_result(page),
-        blocks=data["blocks"],
-        operations=data["operations"],
-        bundle=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
-        script=(Path(__file__).parent / "page.js").read_text(encoding="utf-8"),
-    )
-    with atomic_write(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    return Path(path)
-
-
-def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share.
-
-    Args:
-        accuracy: The share, from 0 to 1.
-        count: Of how many images.
-
-    Returns:
-        Its ends.
-
-    Source:
-        Wilson, JASA 1927: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n), z = 1.96.
-    """
-    squared = 1.959964**2
-    middle = accuracy + squared / (2 * count)
-    half = math.sqrt(squared * (accuracy * (1 - accuracy) / count + squared / (4 * count**2)))
-    scale = 1 + squared / count
-    return (middle - half) / scale, (middle + half) / scale
+    return write_html(path, "run", data, page=page, result=_result(page))
 
 
 def _data(page: Page) -> dict[str, Any]:
@@ -114,22 +77,16 @@ def _data(page: Page) -> dict[str, Any]:
     sites = list({row.site: row for each in ladder for row in each.table()}.values())
     numbers = {row.site: number for number, row in enumerate(sites)}
     sensitive = _sensitive(page)
-    blocks = sorted({row.block for row in sites if row.block is not None})
-    names = [*map(str, blocks), *([OUTSIDE] if any(row.block is None for row in sites) else [])]
-    operations = list(dict.fromkeys(row.operation for row in sorted(sites, key=lambda row: row.block is None)))
+    blocks, operations = axes_of(sites)
     return {
-        "sites": [
-            {"id": row.site, "block": block_name(row), "operation": row.operation, "size": row.size}
-            | {"sensitive": sensitive.get(row.site, 0)}
-            for row in sites
-        ],
+        "sites": describe_sites(sites, {row.site: {"sensitive": sensitive.get(row.site, 0)} for row in sites}),
         "has_sensitive": bool(sensitive),
         "ladder": [_step(each, numbers) for each in ladder],
         "own": own,
-        "blocks": names,
+        "blocks": blocks,
         "operations": operations,
-        "map": map_chart(names, operations),
-        "stack": block_chart(names, operations),
+        "map": map_chart(blocks, operations),
+        "stack": block_chart(blocks, operations),
         "curves": [
             curve_chart([dict(row) for row in page.epochs if row.get(name) is not None], name, title)
             for name, title in _CURVES.items()
@@ -160,7 +117,7 @@ def _result(page: Page) -> dict[str, str]:
     if page.accuracy is not None:
         shown["Test accuracy"] = f"{page.accuracy:.1%}"
         if page.num_test_images:
-            low, high = accuracy_interval(page.accuracy, page.num_test_images)
+            low, high = share_interval(page.accuracy, page.num_test_images)
             shown["95 % interval"] = f"{low:.1%} to {high:.1%} ({page.num_test_images:,} test images)"
     share = allocation.trainable_params / allocation.outline.backbone_params
     shown["Trainable parameters"] = f"{allocation.trainable_params:,} ({share:.2%} of the backbone), head not counted"
