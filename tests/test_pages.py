@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sensitune_command import COMMANDS, main
 
@@ -43,6 +44,7 @@ def test_your_own_model_runs_from_scores_to_an_adapter(capsys: pytest.CaptureFix
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator is found:UserWarning")
 def test_a_language_model_runs_from_scores_to_an_adapter() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -51,18 +53,24 @@ def test_a_language_model_runs_from_scores_to_an_adapter() -> None:
         vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0
     )
     tokens = torch.randint(1, 50, (2, 2, 8))
+    small = LlamaForCausalLM(config)
     names = run(
         "language_models.md",
         {
-            "small": LlamaForCausalLM(config),
+            "small": small,
             "batches": [{"input_ids": each, "labels": each} for each in tokens],
+            "rows": [{"input_ids": each, "labels": each} for each in tokens.flatten(0, 1)],
         },
         {'AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M")': "small", '"0.5%"': "500"},
     )
     assert names["allocation"].trainable_params == 500
     assert names["allocation"].head_params == 0
     assert not {name for name in names["sensitivity"].scores if "embed_tokens" in name or "lm_head" in name}
-    assert Path("adapter", "adapter_config.json").is_file()
+    assert names["trainer"].state.global_step == 1
+    saved = load_file("adapter/adapter_model.safetensors")
+    trained = [value for name, value in saved.items() if ".spt_up." in name or ".spt_sparse." in name]
+    assert trained
+    assert all(value.any() for value in trained)
 
 
 @pytest.mark.parametrize("page", ["start.md", "own_images.md", "choosing.md", "errors.md"])
