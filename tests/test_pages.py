@@ -43,6 +43,12 @@ def test_your_own_model_runs_from_scores_to_an_adapter(capsys: pytest.CaptureFix
     assert "head" not in shown
 
 
+def test_the_example_of_the_method_gives_what_stands_below_it(capsys: pytest.CaptureFixture[str]) -> None:
+    run("method.md", {}, {})
+    page = (DOCS / "method.md").read_text(encoding="utf-8")
+    assert f"prints `{capsys.readouterr().out.strip()}`" in page
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator is found:UserWarning")
 def test_a_language_model_runs_from_scores_to_an_adapter() -> None:
@@ -73,7 +79,7 @@ def test_a_language_model_runs_from_scores_to_an_adapter() -> None:
     assert all(value.any() for value in trained)
 
 
-@pytest.mark.parametrize("page", ["start.md", "own_images.md", "choosing.md", "errors.md"])
+@pytest.mark.parametrize("page", ["start.md", "own_images.md", "choosing.md", "errors.md", "method.md"])
 def test_every_command_and_option_that_the_page_shows_exists(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (DOCS / page).read_text(encoding="utf-8").replace("\\\n", " ")
     code = [*re.findall(r"^    (sensitune .*)$", text, re.MULTILINE), *re.findall(r"`([^`\n]*)`", text)]
