@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from advised import of
+from advised import of, scores
 from peft import LoraConfig
 
-from sensitune.advice import write_for
+from sensitune.advice import advise, write_for
 from sensitune.advice._write import TRAINERS
 from sensitune.errors import ArgumentError
 
@@ -53,3 +53,24 @@ def test_llama_factory_gets_its_keys(tmp_path: Path) -> None:
 def test_a_trainer_that_is_not_known_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=f"must be one of {', '.join(TRAINERS)}"):
         write_for("unsloth", of(PEAKED), tmp_path, model="mine")  # type: ignore[arg-type]
+
+
+def test_ranks_of_their_own_are_axolotls_patterns_and_nothing_for_llama_factory(tmp_path: Path) -> None:
+    advice = advise(scores([1, 1, 9, 1, 1, 4, 1, 1], [1, 1, 9, 1, 1, 4, 1, 1]), budget=700)
+    assert len(set(advice.plan.ranks.values())) > 1
+    (path,) = write_for("axolotl", advice, tmp_path, model="mine")
+    values = yaml.safe_load(path.read_text())
+    assert {values["lora_r"], *values["lora_rank_pattern"].values()} == set(advice.plan.ranks.values())
+    assert values["lora_alpha_pattern"] == values["lora_rank_pattern"]
+    with pytest.raises(ArgumentError, match="llama-factory knows one rank for all modules"):
+        write_for("llama-factory", advice, tmp_path, model="mine")
+
+
+def test_names_that_need_an_expression_are_refused_where_only_names_are_taken(tmp_path: Path) -> None:
+    advice = of(PEAKED)
+    advice.plan.config.target_modules = r"body\.2|body\.5"
+    with pytest.raises(ArgumentError, match="llama-factory takes names of modules alone"):
+        write_for("llama-factory", advice, tmp_path / "out", model="mine")
+    assert not (tmp_path / "out").exists()
+    (path,) = write_for("axolotl", advice, tmp_path, model="mine")
+    assert yaml.safe_load(path.read_text())["lora_target_modules"] == r"body\.2|body\.5"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import timm
 import yaml
 from peft import LoraConfig
 from safetensors.torch import save_file
+from small_gguf import write_gguf
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -70,6 +72,17 @@ def test_a_language_model_gets_one_rank_for_llama_factory(
     assert (written["model_name_or_path"], written["lora_rank"], written["lora_alpha"]) == (str(model), 8, 8)
     assert all(name.startswith("model.layers.") for name in written["lora_target"].split(","))
     assert "of rank 8 to 8" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(find_spec("gguf") is None, reason="pip install gguf")
+def test_a_gguf_file_is_read_and_scored_in_float(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_gguf(tmp_path / "packed")
+    command = ["advise", str(model), str(texts), "--budget", "600", "--output", str(tmp_path / "out")]
+    assert main([*command, "--num-batches", "4"]) == 0
+    assert "stay under resampling" in capsys.readouterr().out
+    assert LoraConfig.from_pretrained(str(tmp_path / "out")).task_type == "CAUSAL_LM"
 
 
 def test_images_are_scored_as_a_run_scores_them(

@@ -27,9 +27,10 @@ Example:
 from sensitune.advice._advice import Advice, advise
 from sensitune.advice._language import load_language_model
 from sensitune.advice._text import TextData, is_text, load_text, text_batches
-from sensitune.advice._write import TrainerName, write_for
+from sensitune.advice._write import ONE_RANK, TrainerName, write_for
 
 __all__ = [
+    "ONE_RANK",
     "Advice",
     "TextData",
     "TrainerName",

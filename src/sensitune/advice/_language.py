@@ -31,11 +31,14 @@ def load_language_model(name: str, data: TextData) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
-    options, level = _gguf(name), logging.get_verbosity()
+    file, level = _gguf(name), logging.get_verbosity()
+    options: dict[str, Any] = {} if file is None else {"gguf_file": file}
     logging.set_verbosity(ERROR)  # that the new head is not in the files is no news
     model: Any
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        if file is not None:
+            options |= _unpacked()
         if data.labels is None:
             model = AutoModelForCausalLM.from_pretrained(name, **options)
         else:
@@ -55,17 +58,26 @@ def load_language_model(name: str, data: TextData) -> tuple[nn.Module, Any]:
     return model.float(), tokenizer
 
 
-def _gguf(name: str) -> dict[str, str]:
+def _gguf(name: str) -> str | None:
+    """The name of the GGUF file in a folder that holds no other model."""
     folder = Path(name)
     if not folder.is_dir() or (folder / "config.json").exists():
-        return {}
+        return None
     files = sorted(path.name for path in folder.glob("*.gguf"))
     if not files:
-        return {}
+        return None
     if find_spec("gguf") is None:
         raise MissingPackageError(
             f"{show_name(name)} holds a GGUF file, which needs the package gguf: pip install gguf"
         )
     if len(files) > 1:
         raise ModelError(f"{show_name(name)} holds {len(files)} GGUF files. Give a folder with one.")
-    return {"gguf_file": files[0]}
+    return files[0]
+
+
+def _unpacked() -> dict[str, Any]:
+    """Releases of transformers that can compute with packed blocks are told to unpack them, as all others do."""
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}

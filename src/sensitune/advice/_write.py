@@ -22,7 +22,7 @@ def write_for(trainer: TrainerName, advice: Advice, folder: str | os.PathLike[st
     Args:
         trainer: ``"peft"``: ``adapter_config.json``, which `peft.LoraConfig.from_pretrained` reads. ``"trl"``: the
             same, and a script that hands it to `trl.SFTTrainer`. ``"axolotl"`` and ``"llama-factory"``: the LoRA part
-            of their YAML file; both know one rank for all modules.
+            of their YAML file; the second knows one rank for all modules.
         advice: What to write.
         folder: Where; made if it is missing.
         model: What the trainer is to load.
@@ -31,12 +31,18 @@ def write_for(trainer: TrainerName, advice: Advice, folder: str | os.PathLike[st
         The files.
 
     Raises:
-        ArgumentError: If the trainer takes one rank and the plan has several, or none of its name is known.
+        ArgumentError: If the trainer cannot say what is planned (several ranks, modules that have no names of their own
+            by its rules), or none of its name is known.
     """
     if trainer not in TRAINERS:
         raise ArgumentError(f"`trainer` must be one of {', '.join(TRAINERS)}. Got {trainer!r}.")
     if trainer in ONE_RANK and len(set(advice.plan.ranks.values())) > 1:
         raise ArgumentError(f"{trainer} knows one rank for all modules. Give `advise` a `rank`, such as 8.")
+    if trainer == "llama-factory" and isinstance(_targets(advice), str):
+        raise ArgumentError(
+            "llama-factory takes names of modules alone, and one of those chosen also ends the name of another. "
+            "Choose among others with `allowed`, or take another trainer."
+        )
     Path(folder).mkdir(parents=True, exist_ok=True)
     return TRAINERS[trainer](advice, Path(folder), model)
 
@@ -64,6 +70,8 @@ def _axolotl(advice: Advice, folder: Path, model: str) -> list[Path]:
             "lora_r": config.r,
             "lora_alpha": config.lora_alpha,
             "lora_target_modules": _targets(advice),
+            **({"lora_rank_pattern": dict(config.rank_pattern)} if config.rank_pattern else {}),
+            **({"lora_alpha_pattern": dict(config.alpha_pattern)} if config.alpha_pattern else {}),
             **({"lora_modules_to_save": list(config.modules_to_save)} if config.modules_to_save else {}),
         },
     )
@@ -71,7 +79,6 @@ def _axolotl(advice: Advice, folder: Path, model: str) -> list[Path]:
 
 def _llama_factory(advice: Advice, folder: Path, model: str) -> list[Path]:
     config = advice.plan.config
-    targets = _targets(advice)
     return _yaml(
         folder / "llama_factory.yaml",
         {
@@ -79,7 +86,7 @@ def _llama_factory(advice: Advice, folder: Path, model: str) -> list[Path]:
             "finetuning_type": "lora",
             "lora_rank": config.r,
             "lora_alpha": config.lora_alpha,
-            "lora_target": targets if isinstance(targets, str) else ",".join(targets),
+            "lora_target": ",".join(_targets(advice)),
             **({"additional_target": ",".join(config.modules_to_save)} if config.modules_to_save else {}),
         },
     )
@@ -106,7 +113,7 @@ TRAINERS: Final[dict[str, Callable[[Advice, Path, str], list[Path]]]] = {
     "axolotl": _axolotl,
     "llama-factory": _llama_factory,
 }
-ONE_RANK: Final = frozenset({"axolotl", "llama-factory"})
+ONE_RANK: Final = frozenset({"llama-factory"})
 _TRL = '''\
 """Train the placed LoRAs with TRL; the data is yours to name."""
 

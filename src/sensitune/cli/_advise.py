@@ -10,7 +10,16 @@ import torch
 import tyro
 from rich.console import Console
 
-from sensitune.advice import Advice, TrainerName, is_text, load_language_model, load_text, text_batches, write_for
+from sensitune.advice import (
+    ONE_RANK,
+    Advice,
+    TrainerName,
+    is_text,
+    load_language_model,
+    load_text,
+    text_batches,
+    write_for,
+)
 from sensitune.advice import advise as place
 from sensitune.backbones import BackboneSpec
 from sensitune.cli._arguments import parse
@@ -55,7 +64,7 @@ def advise(
             folder with a GGUF file.
         data: Images as `sensitune run` takes them; or texts: a .jsonl, .csv or .tsv file, or hf:OWNER/NAME.
         budget: What the LoRAs may have, the head not counted: a number, 0.4M, or 0.5%.
-        trainer: Whose configuration to write: peft, trl, axolotl or llama-factory. The last two know one rank (8).
+        trainer: Whose configuration to write: peft, trl, axolotl or llama-factory. The last one knows one rank (8).
         rank: One rank for every module; a rank of its own for each by default.
         output: Folder for the configuration and, of images, the scores.
         text: Column with the texts.
@@ -75,7 +84,7 @@ def advise(
         raise ArgumentError(f"--for {trainer} trains language models; {data} holds images. Use --for peft.")
     if num_batches < 2:
         raise ArgumentError(f"--num-batches must be at least 2, for each half places on its own. Got {num_batches}.")
-    rank = 8 if rank is None and trainer in {"axolotl", "llama-factory"} else rank
+    rank = 8 if rank is None and trainer in ONE_RANK else rank
     with reporting(console, always=True) as reporter:
         if is_text(data):
             texts = load_text(data, text=text, label=label)
