@@ -8,7 +8,7 @@ import pytest
 import yaml
 from advised import of, scores
 from transformers import HfArgumentParser
-from wheels import from_wheel
+from wheels import fetch_wheel, module_of
 
 from sensitune.advice import advise, write_for
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.network, pytest.mark.timeout(600)]
 
 
 def test_axolotls_schema_takes_every_key_and_the_ranks(tmp_path: Path) -> None:
-    schema = from_wheel("axolotl==0.19.0", "axolotl/utils/schemas/peft.py", tmp_path / "wheel")
+    schema = module_of(fetch_wheel("axolotl==0.19.0", tmp_path / "wheel"), "axolotl/utils/schemas/peft.py")
     advice = advise(scores([1, 1, 9, 1, 1, 4, 1, 1], [1, 1, 9, 1, 1, 4, 1, 1]), budget=700)
     (path,) = write_for("axolotl", advice, tmp_path, model="mine")
     written = yaml.safe_load(path.read_text())
@@ -28,9 +28,8 @@ def test_axolotls_schema_takes_every_key_and_the_ranks(tmp_path: Path) -> None:
 
 
 def test_llama_factorys_arguments_take_every_key(tmp_path: Path) -> None:
-    arguments = from_wheel(
-        "llamafactory==0.9.5", "llamafactory/hparams/finetuning_args.py", tmp_path / "wheel"
-    ).FinetuningArguments
+    wheel = fetch_wheel("llamafactory==0.9.5", tmp_path / "wheel")
+    arguments = module_of(wheel, "llamafactory/hparams/finetuning_args.py").FinetuningArguments
     (path,) = write_for("llama-factory", of([1, 1, 9, 1, 1, 8, 1, 1]), tmp_path, model="mine")
     written = yaml.safe_load(path.read_text())
     assert written.pop("model_name_or_path") == "mine"  # not of this part

@@ -482,11 +482,3 @@ def test_transformers_loads_it_by_itself(tmp_path: Path) -> None:
     model.load_adapter(str(folder))
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(WORDS).logits, outputs, rtol=0, atol=1e-5)
-
-
-@pytest.mark.network
-def test_vllm_reads_the_configuration_of_a_language_model(tmp_path: Path) -> None:
-    helper = pytest.importorskip("vllm.lora.peft_helper", reason="vLLM is not installed")
-    folder, _ = written("llama", tmp_path / "llama")
-    found = helper.PEFTHelper.from_dict(json.loads((folder / "adapter_config.json").read_text()))
-    assert found.vllm_lora_scaling_factor == 1.0
