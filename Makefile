@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test acceptance matrix bench bench-accuracy study report-accuracy bench-compare docs docs-links check format lint clean
+.PHONY: help install demo test acceptance matrix bench bench-accuracy study report-accuracy cards bench-compare docs docs-links check format lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ study: install  ## the long profile: what is left of some 600 runs of minutes ea
 
 report-accuracy: install  ## compute the study's tables from its rows, into docs/accuracy.md
 	$(BIN)/python benchmarks/accuracy/tables.py
+
+CARDS :=
+cards: install  ## compute where the sensitive parameters of known models are, into docs/cards (20 minutes; CARDS="minilm" for one)
+	$(BIN)/python benchmarks/accuracy/cards.py $(if $(CARDS),--only $(CARDS))
 
 bench-compare: install  ## hold what `make bench` measured against the committed results and the bars
 	@$(BIN)/python benchmarks/speed/compare.py

@@ -6,13 +6,17 @@ inventories, and a build that was asked for them fails where they cannot be had.
 
 from __future__ import annotations
 
+import logging
 import os
+from importlib import metadata
 
-from sensitune import __version__
+# autodoc imports the package, PEFT then torchao and bitsandbytes, and these have remarks to make about themselves.
+for chatty in ("torch.utils._pytree", "bitsandbytes"):
+    logging.getLogger(chatty).setLevel(logging.ERROR)
 
 project = "Sensitune"
 copyright = "the authors of Sensitune"
-release = version = __version__
+release = version = metadata.version("sensitune")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown"}
@@ -31,7 +35,7 @@ python_maximum_signature_line_length = 100
 napoleon_use_ivar = True  # a field is described once, where its class is
 
 html_theme = "furo"
-html_title = f"Sensitune {__version__}"
+html_title = f"Sensitune {version}"
 html_show_sourcelink = False
 html_copy_source = False
 

@@ -40,6 +40,14 @@ def test_every_room_that_users_import_from_has_a_page() -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith("api/")])
+def test_every_page_opens_with_what_its_reader_will_be_able_to_do(page: str) -> None:
+    text = re.sub(r"<!--.*?-->\n?", "", (DOCS / f"{page}.md").read_text(encoding="utf-8"))
+    title, opening, *_ = text.split("\n\n")
+    assert title.startswith("# ")
+    assert re.search(r"\byou\b", opening, re.IGNORECASE), opening
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith("api/")])
 def test_every_link_between_pages_leads_to_a_page_and_a_heading(page: str) -> None:
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
