@@ -36,6 +36,7 @@ def test_modules_stay_that_either_half_places_too(make_outline: Callable[..., Mo
     stability = placement_stability(found, two_modules)
     assert (stability.modules, stability.modules_kept) == (2, 1)
     assert str(stability) == "1 of 2 modules stay under resampling"
+    assert list(stability.by_site.values()) == [1.0, 0.5]
 
 
 def test_halves_that_agree_keep_everything(make_outline: Callable[..., ModelOutline]) -> None:
@@ -56,6 +57,7 @@ def test_without_modules_the_values_are_counted_one_by_one(make_outline: Callabl
     stability = placement_stability(found, lambda sensitivity: allocate(sensitivity, tau=9, structured=None))
     assert (stability.values, stability.values_kept) == (9, 5 + 2)  # the vector whole; 0 and 5 by both halves
     assert str(stability) == "7 of 9 values stay under resampling"
+    assert stability.by_site == {matrix.id: (3 / 4 + 3 / 4) / 2, vector.id: 1.0}
 
 
 def test_scores_without_halves_are_refused(make_outline: Callable[..., ModelOutline]) -> None:

@@ -117,7 +117,12 @@ def test_the_manifest_of_an_adapter_has_the_keys_on_the_page(written: Path) -> N
 
 def test_the_documents_of_tensor_files_have_the_keys_on_the_page(written: Path) -> None:
     scores = written / "run" / "sensitivity.safetensors"
-    for path in (scores, written / "run" / "allocation.safetensors", written / "run" / "lora_start.safetensors"):
+    for path in (
+        scores,
+        written / "run" / "allocation.safetensors",
+        written / "run" / "lora_start.safetensors",
+        written / "run" / "answers.safetensors",
+    ):
         document = header(path, "sensitune")
         kind = document.pop("kind")
         with safe_open(path, framework="pt") as file:

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from html_pages import data_of
 
 from sensitune.allocation import Allocation, allocate, uniform_allocation
 from sensitune.runs import Run, RunConfig, RunFolder, budget_ladder
 from sensitune.sweeps import SweepConfig
+from sensitune.training import Answers
 from sensitune_command import main
 
 
@@ -34,6 +36,32 @@ def test_a_finished_run_and_an_allocation_file_get_a_page(
     alone = _shown(capsys, folder / "allocation.safetensors", "--output", tmp_path / "mine.html")
     assert alone == (tmp_path / "mine.html").read_text(encoding="utf-8")
     assert 'id="budget"' not in alone
+
+
+def test_a_page_shows_what_is_mistaken_and_goes_without_images_where_they_are_gone(
+    settings: list[str], squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = shutil.copytree(squares, tmp_path / "squares")
+    folder = tmp_path / "run"
+    elsewhere = [str(images) if each == str(squares) else each for each in settings]
+    assert main(["run", *elsewhere, "--budget", "9_000", "--learning-rate", "1e-9", "--output", str(folder)]) == 0
+    capsys.readouterr()
+    answers = Answers.load(folder / "answers.safetensors")
+    wrong = answers.confident_mistakes(12)
+    assert wrong
+    html = _shown(capsys, folder)
+    data = data_of(folder / "report.html")
+    assert sum(row["count"] for row in data["answers"]) == len(answers.labels)
+    assert sum(row["count"] for row in data["answers"] if row["truth"] != row["said"]) == len(wrong)
+    assert html.count('<img src="data:image/jpeg;base64,') == len(wrong)
+    assert {site["stays"] for site in data["sites"] if "stays" in site} <= {step / 1e4 for step in range(10_001)}
+    assert "data:image/jpeg" not in _shown(capsys, folder, "--no-images")
+    shutil.rmtree(images)
+    without = _shown(capsys, folder)
+    assert "data:image/jpeg" not in without
+    assert "The mistakes are shown without images: " in without
+    (folder / "answers.safetensors").unlink()
+    assert "Ask again: `sensitune evaluate" in _shown(capsys, folder).replace("&#39;", "'")
 
 
 def test_several_runs_and_allocation_files_are_compared_beside_them(

@@ -34,7 +34,16 @@ from sensitune.runs._lora_start import load_lora_start, save_lora_start
 from sensitune.sensitivity import Sensitivity, estimate_sensitivity
 from sensitune.sweeps import SweepConfig
 from sensitune.sweeps._collect import SweepRecord
-from sensitune.training import AdapterManifest, AdapterOrigin, Recipe, TrainingResult, load_tuned, read_result
+from sensitune.training import (
+    AdapterManifest,
+    AdapterOrigin,
+    Answers,
+    Evaluation,
+    Recipe,
+    TrainingResult,
+    load_tuned,
+    read_result,
+)
 from sensitune.training._checkpoints import TrainingSetting, open_checkpoints
 from sensitune.training._result import EpochMetrics, TrainingFolder, write_metrics, write_result
 from sensitune.training._weights import save_weights
@@ -102,6 +111,16 @@ def _make_lora_start(folder: Path) -> None:
 
 def _read_lora_start(folder: Path) -> Any:
     return load_lora_start(folder / "l.safetensors")
+
+
+def _make_answers(folder: Path) -> None:
+    ids, sure = torch.tensor([0, 1, 2, 1]), torch.tensor([0.5, 0.9, 1.0, 0.4])
+    Answers.of(Evaluation(0.75, 1.0, 4, ids, ids.roll(1), sure), num_classes=3).save(folder / "n.safetensors")
+
+
+def _read_answers(folder: Path) -> Any:
+    found = Answers.load(folder / "n.safetensors")
+    return found.labels, found.predictions, found.confidences, found.num_classes, found.confident_mistakes(3)
 
 
 def _base() -> Backbone:
@@ -383,6 +402,8 @@ KINDS: dict[str, Kind] = {
     "sensitivity, lazily": Kind(_make_sensitivity, {"s.safetensors": TENSORS}, _read_sensitivity_lazily),
     "allocation": Kind(_make_allocation, {"a.safetensors": TENSORS}, _read_allocation),
     "LoRA start": Kind(_make_lora_start, {"l.safetensors": TENSORS}, _read_lora_start),
+    "answers": Kind(_make_answers, {"n.safetensors": TENSORS}, _read_answers),
+    "answers, sealed again": Kind(_make_answers, {"n.safetensors": SEALED}, _read_answers, sealed=False),
     "sensitivity, sealed again": Kind(_make_sensitivity, {"s.safetensors": SEALED}, _read_sensitivity, sealed=False),
     "allocation, sealed again": Kind(_make_allocation, {"a.safetensors": SEALED}, _read_allocation, sealed=False),
     "adapter weights": Kind(_make_adapter, {"adapter/adapter_model.safetensors": TENSORS}, _read_adapter),

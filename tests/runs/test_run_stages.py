@@ -52,6 +52,7 @@ def test_a_run_folder_holds_every_stage(finished: RunFolder) -> None:
         "adapter",
         "adapter_chosen",
         "allocation.safetensors",
+        "answers.safetensors",
         "metrics.jsonl",
         "run.yaml",
         "sensitivity.safetensors",

@@ -18,6 +18,7 @@ from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import ArgumentError, MemoryLimitError, NonFiniteError, RunFolderError
 from sensitune.sites import outline_model
 from sensitune.training import (
+    Answers,
     Evaluation,
     Recipe,
     TrainingProgress,
@@ -49,9 +50,13 @@ def test_a_run_leaves_adapters_metrics_and_a_result(
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "adapter",
         "adapter_chosen",
+        "answers.safetensors",
         "metrics.jsonl",
         "training.json",
     ]
+    answers = Answers.load(tmp_path / "answers.safetensors")
+    assert answers.labels.tolist() == list(data.dataset["test"]["label"])
+    assert (answers.labels == answers.predictions).double().mean().item() == result.test_accuracy_last
     assert [row.epoch for row in result.metrics] == [1, 2, 3, 4]
     assert result.metrics[-1].train_loss < result.metrics[0].train_loss
     assert read_metrics(tmp_path / "metrics.jsonl") == result.metrics
@@ -304,7 +309,7 @@ def test_a_test_loss_that_is_not_finite_is_no_result(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    no_answers = Evaluation(1 / 3, float("nan"), 7, torch.zeros(7))
+    no_answers = Evaluation(1 / 3, float("nan"), 7, torch.zeros(7), torch.zeros(7), torch.zeros(7))
     monkeypatch.setattr("sensitune.training._train.measure", lambda *_, **__: no_answers)
     with pytest.raises(
         NonFiniteError, match=r"The test loss must be finite\. Got nan after the last epoch\. Lower `lea"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
 
 from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._overlap import in_all, trained_values
@@ -19,12 +20,15 @@ class Stability:
         modules_kept: Those that have one by either half.
         values: Pretrained values that are trained, in whole vectors or one by one.
         values_kept: Those that are trained by either half.
+        by_site: Site -> the share of what is tuned there that one half alone would tune too, mean of both halves; of a
+            module 1.0 says that both place one there.
     """
 
     modules: int
     modules_kept: int
     values: int
     values_kept: int
+    by_site: Mapping[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         """In words, of modules where there are any: ``12 of 14 modules stay under resampling``."""
@@ -57,4 +61,10 @@ def placement_stability(sensitivity: Sensitivity, place: Callable[[Sensitivity],
         modules_kept=sum(all(site in half.structured for half in halves) for site in whole.structured),
         values=sum(flat.numel() for flat in values.values()),
         values_kept=sum(flat.numel() for flat in kept.values()),
+        by_site={site: fmean(site in half.structured for half in halves) for site in whole.structured}
+        | {
+            site: fmean(float(in_all(flat, site, [half]).double().mean()) for half in of_halves)
+            for site, flat in values.items()
+            if flat.numel()
+        },
     )

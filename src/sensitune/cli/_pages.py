@@ -7,25 +7,32 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sensitune.allocation import Allocation
 from sensitune.cli._run import comparison_row
 from sensitune.cli._sweep import task_table
-from sensitune.errors import ArgumentError, RunFolderError
+from sensitune.errors import ArgumentError, DataError, RunFolderError, describe
 from sensitune.report import (
     Compared,
     ComparisonPage,
     ComparisonRow,
+    ImageAnswers,
+    Mistake,
     Page,
     SweepPage,
     write_comparison_page,
     write_page,
     write_sweep_page,
 )
-from sensitune.runs import Run, RunFolder, budget_ladder, stability_of
+from sensitune.runs import Run, RunFolder, budget_ladder, images_of_test_split, stability_of
 from sensitune.sweeps import SETTINGS_FILE, SweepConfig, collect
+from sensitune.training import AdapterManifest, Answers
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_MISTAKES = 12
 _RECORDED = ("budget", "tau", "rule", "alpha", "beta")
 
 
@@ -43,12 +50,13 @@ def open_run(path: Path) -> Run:
     return Run.load(path) if own else Run(folder, scores=shared)
 
 
-def write_run_page(run: Run, output: Path | None = None) -> Path:
+def write_run_page(run: Run, output: Path | None = None, *, images: bool = True) -> Path:
     """Write the page of a finished run.
 
     Args:
         run: The run.
         output: Where to; None is ``report.html`` in its folder.
+        images: Whether its most confident mistakes are shown as images.
 
     Returns:
         The page.
@@ -66,6 +74,7 @@ def write_run_page(run: Run, output: Path | None = None) -> Path:
     facts = {"Training": f"{result.seconds:,.0f} s on {result.device}, {result.last_epoch} epochs, seed {result.seed}"}
     if (stability := stability_of(run)) is not None:
         facts["Stability"] = f"{stability}: chosen by either half of the batches too"
+    answers, why_not = _answers(run, images=images)
     page = Page(
         title=f"{run.config.method.title(run.config.allocation)}: {run.config.backbone.name}",
         allocation=allocation,
@@ -74,6 +83,9 @@ def write_run_page(run: Run, output: Path | None = None) -> Path:
         accuracy=result.test_accuracy_last,
         num_test_images=_num_test_images(run),
         facts=facts,
+        answers=answers,
+        no_answers=why_not,
+        stability=None if stability is None else stability.by_site,
         epochs=[
             {"epoch": row.epoch, "train_loss": row.train_loss, "validation_accuracy": row.validation_accuracy}
             for row in result.metrics
@@ -82,6 +94,41 @@ def write_run_page(run: Run, output: Path | None = None) -> Path:
         command=f"sensitune view {shlex.quote(str(folder.path))}",
     )
     return write_page(output or folder.path / "report.html", page)
+
+
+def _answers(run: Run, *, images: bool) -> tuple[ImageAnswers | None, str]:
+    """What the run's model said of its test images, or why that cannot be told."""
+    path = run.folder.training.answers
+    if not path.exists():
+        if run.train().test_accuracy_last is None:
+            return None, "The run was not tested."
+        return None, f"The run has not kept its answers. Ask again: `sensitune evaluate {run.folder.path}`."
+    manifest, found = AdapterManifest.load(run.folder.training.adapter), Answers.load(path)
+    places, note = found.confident_mistakes(_MISTAKES), ""
+    shown: list[tuple[str, Image | None]] = [(f"test image {place + 1}", None) for place in places]
+    if images:
+        try:
+            shown = list(images_of_test_split(run, found, places))
+        except (DataError, OSError) as error:  # a page can do without
+            note = f"The mistakes are shown without images: {describe(error)}"
+    mistakes = [
+        Mistake(
+            name=name,
+            label=int(found.labels[place]),
+            prediction=int(found.predictions[place]),
+            confidence=float(found.confidences[place]),
+            image=image,
+        )
+        for place, (name, image) in zip(places, shown, strict=True)
+    ]
+    answers = ImageAnswers(
+        class_names=manifest.class_names,
+        labels=found.labels.tolist(),
+        predictions=found.predictions.tolist(),
+        mistakes=mistakes,
+        note=note,
+    )
+    return answers, ""
 
 
 def write_allocation_page(path: Path, output: Path, command: str) -> Path:

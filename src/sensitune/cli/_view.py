@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     parse(view, arguments, command="view")
 
 
-def view(paths: tyro.conf.Positional[tuple[Path, ...]], /, *, output: Path | None = None) -> None:
+def view(paths: tyro.conf.Positional[tuple[Path, ...]], /, *, output: Path | None = None, images: bool = True) -> None:
     """Write a page that opens in any browser, without a network: where the parameters went, and would at other budgets.
 
     Several runs or allocations are laid side by side, with what differs; a sweep's folder becomes its table, with
@@ -37,16 +37,17 @@ def view(paths: tyro.conf.Positional[tuple[Path, ...]], /, *, output: Path | Non
             sweep.
         output: The page. Default: report.html of a run or sweep, comparison.html in the folder that holds all that are
             compared, or a file beside the allocation.
+        images: Show a run's most confident mistakes as small pictures; without, a page holds none of the data's images.
 
     Raises:
         ArgumentError: If no path is given, one is given twice, or a folder holds nothing to see.
     """
     if not paths:
         raise ArgumentError("`paths` must name at least one run folder, allocation file or sweep. Got none.")
-    show_path(make_console(), "page", _write(paths, output, f"sensitune view {shlex.join(map(str, paths))}"))
+    show_path(make_console(), "page", _write(paths, output, images, f"sensitune view {shlex.join(map(str, paths))}"))
 
 
-def _write(paths: Sequence[Path], output: Path | None, command: str) -> Path:
+def _write(paths: Sequence[Path], output: Path | None, images: bool, command: str) -> Path:
     if output is not None and output.suffix != ".html":
         raise ArgumentError(f"`output` must end in .html. Got {os.fspath(output)!r}.")
     if len(paths) > 1:
@@ -59,7 +60,7 @@ def _write(paths: Sequence[Path], output: Path | None, command: str) -> Path:
         return write_sweep(path, output or path / "report.html", command)
     runs = [each for each in sorted(path.iterdir()) if (each / "run.yaml").is_file()]
     if (path / "run.yaml").is_file() or not runs:
-        return write_run_page(open_run(path), output)
+        return write_run_page(open_run(path), output, images=images)
     if len(runs) == 1:
         raise ArgumentError(f"{path} holds a single run. View that: `sensitune view {shlex.quote(str(runs[0]))}`.")
     return write_comparison(runs, output or path / "comparison.html", command)

@@ -26,7 +26,7 @@ from sensitune.data._image_file import open_image
 from sensitune.data._load import load_data
 from sensitune.data._settings import DataSettings
 from sensitune.data._transform import ImageTransform
-from sensitune.data._types import ImageData
+from sensitune.data._types import ImageData, labels_of
 from sensitune.data._vtab import VTAB_TASKS, VtabTask, load_vtab1k, vtab_task
 from sensitune.data._vtab_prepare import fetch_vtab1k, prepare_vtab1k, unpack_vtab1k
 
@@ -40,6 +40,7 @@ __all__ = [
     "VtabTask",
     "batches",
     "fetch_vtab1k",
+    "labels_of",
     "load_data",
     "load_image_folder",
     "load_vtab1k",

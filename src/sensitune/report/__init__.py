@@ -31,6 +31,8 @@ from sensitune.report._write import write_report
 from sensitune.report.pages import (
     Compared,
     ComparisonPage,
+    ImageAnswers,
+    Mistake,
     Page,
     SweepPage,
     write_comparison_page,
@@ -47,6 +49,8 @@ __all__ = [
     "Compared",
     "ComparisonPage",
     "ComparisonRow",
+    "ImageAnswers",
+    "Mistake",
     "Page",
     "SweepPage",
     "Table",

@@ -35,6 +35,7 @@ from sensitune.runs._reporter import Reporter, Silent
 from sensitune.runs._run import Run
 from sensitune.runs._settings import AllocationSettings, ComputeSettings, DeviceName, SensitivitySettings
 from sensitune.runs._stability import stability_of
+from sensitune.runs._test_split import images_of_test_split
 from sensitune.runs._use import Predictions, merge, open_image, predict
 from sensitune.runs.methods import METHODS, PresetName
 
@@ -58,6 +59,7 @@ __all__ = [
     "compare",
     "comparing",
     "export",
+    "images_of_test_split",
     "joined_processes",
     "merge",
     "open_image",

@@ -26,6 +26,7 @@ from sensitune.sites import ModelOutline
 from sensitune.training import (
     AdapterManifest,
     AdapterOrigin,
+    Answers,
     Evaluation,
     TrainingResult,
     check_precision,
@@ -333,6 +334,9 @@ class Run:
         return found
 
     def _record(self, found: Evaluation, split: str, weights: Weights) -> None:
+        if (split, weights) == ("test", "last"):
+            num_classes = self.ingredients.all_data.num_classes
+            Answers.of(found, num_classes=num_classes).save(self.folder.training.answers)
         if split == "test":
             show_on_card(self.folder.path, self.config.recipe, found.accuracy, weights)
         self.folder.write_evaluation(RecordedEvaluation.of(found, split=split, weights=weights))

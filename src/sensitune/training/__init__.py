@@ -23,6 +23,7 @@ Example:
 
 from __future__ import annotations
 
+from sensitune.training._answers import Answers
 from sensitune.training._device import check_precision, resolve_device
 from sensitune.training._evaluate import Evaluation, evaluate, predict_probabilities
 from sensitune.training._groups import parameter_groups
@@ -45,6 +46,7 @@ from sensitune.training._weights import load_weights
 __all__ = [
     "AdapterManifest",
     "AdapterOrigin",
+    "Answers",
     "Evaluation",
     "HeadStart",
     "Recipe",

@@ -36,12 +36,16 @@ class Evaluation:
         loss: Mean cross-entropy over the images, without label smoothing.
         num_images: Number of images.
         predictions: Most probable class id of every image [num_images], in the split's order.
+        labels: The right one.
+        confidences: Probability of the most probable one, float32.
     """
 
     accuracy: float
     loss: float
     num_images: int
     predictions: Tensor = field(repr=False, compare=False)
+    labels: Tensor = field(repr=False, compare=False)
+    confidences: Tensor = field(repr=False, compare=False)
 
 
 def evaluate(
@@ -200,26 +204,30 @@ def _forward_pass(model: nn.Module, *, device: str | torch.device, precision: Pr
 
 @dataclass(frozen=True)
 class _Answers:
-    """To some images: classes, whether they are right, and losses ``[images]``."""
+    """To some images: classes, the right ones, losses, and how probable the classes are ``[images]``."""
 
     predictions: Tensor
-    right: Tensor
+    labels: Tensor
     losses: Tensor
+    confidences: Tensor
 
     @classmethod
     def of(cls, logits: Tensor, labels: Tensor) -> _Answers:
-        predictions = logits.argmax(1)
         losses = functional.cross_entropy(logits.double(), labels, reduction="none")
-        return cls(predictions, predictions == labels, losses)
+        confidences = logits.double().softmax(1).amax(1).float()
+        return cls(logits.argmax(1), labels, losses, confidences)
 
 
 def _score(answers: Sequence[_Answers]) -> Evaluation:
-    predictions, right, losses = (
-        torch.cat([getattr(each, name) for each in answers]) for name in ("predictions", "right", "losses")
+    predictions, labels, losses, confidences = (
+        torch.cat([getattr(each, name) for each in answers])
+        for name in ("predictions", "labels", "losses", "confidences")
     )
     return Evaluation(
-        accuracy=right.double().mean().item(),
+        accuracy=(predictions == labels).double().mean().item(),
         loss=losses.mean().item(),
         num_images=len(predictions),
         predictions=predictions,
+        labels=labels,
+        confidences=confidences,
     )

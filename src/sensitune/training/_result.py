@@ -150,6 +150,11 @@ class TrainingFolder:
         """The result's numbers."""
         return self.root / "training.json"
 
+    @property
+    def answers(self) -> Path:
+        """What the last epoch's weights said of every test image."""
+        return self.root / "answers.safetensors"
+
     def candidate(self, epoch: int) -> Path:
         """Weights of an epoch that may turn out to be the chosen one."""
         return self.checkpoints / f"chosen-{epoch}"

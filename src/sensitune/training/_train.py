@@ -18,6 +18,7 @@ from sensitune._memory import naming_stage
 from sensitune._processes import Processes
 from sensitune.data import ImageData, ImageTransform
 from sensitune.errors import ArgumentError, NonFiniteError
+from sensitune.training._answers import Answers
 from sensitune.training._checkpoints import TrainingSetting, last_checkpoint, open_checkpoints
 from sensitune.training._device import resolve_device, resolve_dtype
 from sensitune.training._evaluate import Evaluation, measure
@@ -68,8 +69,9 @@ def train(
     The validation split is evaluated after every epoch, or, where ``recipe.validate`` says so, after the last one
     alone, which is then the chosen one; the test split twice and only at the end: with the last epoch's weights and
     with those of the epoch that was best on the validation split. Writes to `output_dir`: ``adapter/`` (last epoch)
-    and ``adapter_chosen/`` (chosen epoch), each with a model card, ``metrics.jsonl`` and ``training.json``; and, until
-    it is finished, ``checkpoints/``.
+    and ``adapter_chosen/`` (chosen epoch), each with a model card, ``metrics.jsonl`` and ``training.json``; with a test
+    split ``answers.safetensors``, what the last epoch's weights said of each image; and, until it is finished,
+    ``checkpoints/``.
 
     Where the head alone trains, the backbone works as in evaluation: drop-path and dropout in it would only blur what
     the head reads. Its features are then computed once, and the epochs go through them, unless the images change from
@@ -132,7 +134,7 @@ def train(
     metrics = list(processes.first(lambda: read_metrics(folder.metrics)[:resumed_after])) if resumed_after else []
     reading = open_reading(model, images, recipe, device=place, num_workers=num_workers, cache_bytes=cache_bytes)
     sharded = sharded and processes.count > 1 and not reading.of_features
-    run = _Run(model, recipe, reading, folder, place, num_workers, seed, manifest, sharded)
+    run = _Run(model, recipe, reading, folder, place, num_workers, seed, manifest, sharded, data.num_classes)
     try:
         chosen = run.fit(metrics, progress)
         test_accuracy_last, test_accuracy_chosen = run.test(chosen)
@@ -166,6 +168,7 @@ class _Run:
     seed: int
     manifest: AdapterManifest | None
     sharded: bool
+    num_classes: int
 
     def fit(self, metrics: list[EpochMetrics], progress: Callable[[TrainingProgress], None] | None) -> int | None:
         """Train what is left to train, add to the metrics, keep the last weights; return the chosen epoch."""
@@ -214,7 +217,7 @@ class _Run:
 
     def test(self, chosen_epoch: int | None) -> tuple[float | None, float | None]:
         """Test accuracy of the last and of the chosen weights; the chosen ones get a folder of their own."""
-        last = self._test_accuracy()
+        last = self._test_accuracy(keep_answers=True)
         if chosen_epoch is None:
             return last, None
         load_weights(self.model, self.folder.candidate(chosen_epoch))
@@ -223,8 +226,14 @@ class _Run:
         load_weights(self.model, self.folder.adapter)
         return last, chosen
 
-    def _test_accuracy(self) -> float | None:
-        return self._evaluate("test").accuracy if "test" in self.reading.splits else None
+    def _test_accuracy(self, *, keep_answers: bool = False) -> float | None:
+        if "test" not in self.reading.splits:
+            return None
+        found = self._evaluate("test")
+        if keep_answers:
+            answers = Answers.of(found, num_classes=self.num_classes)
+            Processes.found().first(lambda: answers.save(self.folder.answers))
+        return found.accuracy
 
     def _evaluate(self, split: str) -> Evaluation:
         found = measure(

@@ -90,7 +90,7 @@ def test_in_a_browser_maps_and_table_show_what_differs(
 
     tab.select_option("#metric", "difference")
     tab.wait_for_selector("body[data-ready]")
-    shown = set(tab.locator("#map-2 svg .mark-text text").all_text_contents())
+    shown = set(tab.locator("#map-2 svg .mark-text.role-mark text").all_text_contents())
     assert "−4" in shown  # the whole vector that the first trains alone
     assert "=" in shown
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from html_pages import NASTY, OpenPage, assert_fits_and_keeps_nobody_out, data_of
+from PIL import Image
 
 from sensitune.allocation import Allocation, allocate, uniform_allocation
 from sensitune.errors import ArgumentError
-from sensitune.report import Page, write_page
+from sensitune.report import ImageAnswers, Mistake, Page, write_page
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import ModelOutline
+
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(100, 140, (300, 200, 3), dtype=np.uint8))
 
 
 @pytest.fixture
@@ -30,6 +37,13 @@ def page(sensitivity: Sensitivity, ladder: list[Allocation]) -> Page:
         accuracy=0.75,
         num_test_images=400,
         epochs=[{"epoch": 1, "train_loss": 2.0, "validation_accuracy": 0.5}],
+        answers=ImageAnswers(
+            class_names=["cat", NASTY, "never seen"],
+            labels=[0, 0, 0, 1],
+            predictions=[0, 1, 1, 1],
+            mistakes=[Mistake(name=f"{NASTY}.png", label=0, prediction=1, confidence=0.97, image=IMAGE)],
+        ),
+        stability={row.site: 0.5 for row in ladder[1].table() if row.params and row.tuning != "always"},
         settings=f"class: {NASTY}",
         command="sensitune view runs/mine",
     )
@@ -48,6 +62,33 @@ def test_names_stay_text(page: Page, tmp_path: Path) -> None:
     html = write_page(tmp_path / "report.html", page).read_text(encoding="utf-8")
     assert NASTY not in html
     assert "&lt;script&gt;document.title" in html
+
+
+def test_answers_are_counted_by_class(page: Page, tmp_path: Path) -> None:
+    path = write_page(tmp_path / "report.html", page)
+    shares = {(row["truth"], row["said"]): (row["count"], row["share"]) for row in data_of(path)["answers"]}
+    assert shares == {("cat", "cat"): (1, 1 / 3), ("cat", NASTY): (2, 2 / 3), (NASTY, NASTY): (1, 1.0)}
+    html = path.read_text(encoding="utf-8")
+    assert '<tr><th scope="row">cat</th><td class="number">3</td><td class="number">1</td>' in html
+    assert '<tr><th scope="row">never seen</th><td class="number">0</td>' in html
+    [picture] = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', html)
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as small:
+        assert max(small.size) == 112
+    assert len(picture) < 6_000
+
+
+def test_many_classes_are_a_table_and_no_picture(page: Page, tmp_path: Path) -> None:
+    many = ImageAnswers(class_names=[f"class {each}" for each in range(31)], labels=[30], predictions=[29])
+    path = write_page(tmp_path / "report.html", dataclasses.replace(page, answers=many))
+    assert data_of(path)["confusion"] is None
+    assert "class 29 (1)" in path.read_text(encoding="utf-8")
+
+
+def test_a_class_without_a_name_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="one of the 2 that have a name"):
+        ImageAnswers(class_names=["a", "b"], labels=[2], predictions=[0])
+    with pytest.raises(ArgumentError, match="one prediction per label. Got 0 and 1"):
+        ImageAnswers(class_names=["a", "b"], labels=[1], predictions=[])
 
 
 def test_the_accuracy_has_wilsons_interval(page: Page, tmp_path: Path) -> None:
@@ -106,6 +147,10 @@ def test_in_a_browser_map_table_and_slider_say_the_same_and_nothing_leaves_the_p
     tab.locator("#all").press("Enter")
     assert tab.locator("#sites tr").count() == sum(row.params > 0 for row in ladder[1].table())
 
+    tab.select_option("#metric", "stays")
+    assert set(tab.locator("#map svg .mark-text.role-mark text").all_text_contents()) == {"50", ""}
+    assert "50 %" in tab.locator("#sites tr td:last-child").all_text_contents()
+    assert sorted(tab.locator("#confusion svg .mark-text.role-mark text").all_text_contents()) == ["1", "1", "2"]
     tab.select_option("#metric", "how")
     assert "M: a module" in tab.text_content("#legend")
     assert tab.title() == NASTY

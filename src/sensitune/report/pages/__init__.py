@@ -8,8 +8,19 @@ Charts are Vega-Lite by Altair, its JavaScript is inlined; what a chart shows st
 Wilson's interval (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n) of its n images, a mean over seeds Student's.
 """
 
+from sensitune.report.pages._answers import ImageAnswers, Mistake
 from sensitune.report.pages._comparison_page import Compared, ComparisonPage, write_comparison_page
 from sensitune.report.pages._run_page import Page, write_page
 from sensitune.report.pages._sweep_page import SweepPage, write_sweep_page
 
-__all__ = ["Compared", "ComparisonPage", "Page", "SweepPage", "write_comparison_page", "write_page", "write_sweep_page"]
+__all__ = [
+    "Compared",
+    "ComparisonPage",
+    "ImageAnswers",
+    "Mistake",
+    "Page",
+    "SweepPage",
+    "write_comparison_page",
+    "write_page",
+    "write_sweep_page",
+]

@@ -122,6 +122,44 @@ def curve_chart(rows: Sequence[dict[str, float | None]], field: str, title: str)
     return _spec(chart)
 
 
+def confusion_chart(class_names: Sequence[str]) -> dict[str, Any]:
+    """Right classes down, predicted ones across; a cell says how many images it has.
+
+    The rows have ``truth``, ``said``, ``count`` and ``share``, the cell's part of all images of its right class.
+
+    Args:
+        class_names: Names of the classes, in order.
+
+    Returns:
+        A Vega-Lite specification.
+    """
+    import altair as alt
+
+    scale, limit = alt.Scale(domain=list(class_names)), 130
+    base = alt.Chart(alt.NamedData(ROWS)).encode(
+        x=alt.X(
+            "said:N",
+            scale=scale,
+            axis=alt.Axis(orient="top", labelAngle=-50, title="taken for", labelLimit=limit),
+        ),
+        y=alt.Y("truth:N", scale=scale, title="is", axis=alt.Axis(labelLimit=limit)),
+        tooltip=[
+            alt.Tooltip("truth:N", title="is"),
+            alt.Tooltip("said:N", title="taken for"),
+            alt.Tooltip("count:Q", title="images", format=","),
+            alt.Tooltip("share:Q", title="of its class", format=".1%"),
+        ],
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color("share:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None)
+    )
+    words = base.mark_text(fontSize=9).encode(
+        text=alt.Text("count:Q", format=","),
+        color=alt.condition("datum.share > 0.55", alt.value("#ffffff"), alt.value("#0b2540")),
+    )
+    return _spec((cells + words).properties(width="container", height=max(120, 22 * len(class_names))))
+
+
 def accuracy_chart(*, params: bool, lines: int = 0) -> dict[str, Any]:
     """Accuracies with their intervals: against what they cost, or one line each.
 

@@ -11,6 +11,7 @@ from typing import Any
 from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError
 from sensitune.report._counts import count_subject
+from sensitune.report.pages._answers import ImageAnswers, by_class, confusion_of, shown_mistakes
 from sensitune.report.pages._charts import block_chart, curve_chart, map_chart
 from sensitune.report.pages._file import need_page, write_html
 from sensitune.report.pages._intervals import share_interval
@@ -32,6 +33,10 @@ class Page:
         accuracy: Test accuracy, from 0 to 1; None if it was not measured.
         num_test_images: How many images that was measured on; gives the interval.
         facts: More lines of the result, such as the training time.
+        answers: What the trained model said of its test images.
+        no_answers: Why there are none, in a sentence.
+        stability: Site -> the share of what is tuned there that half of the batches alone would tune too, from 0 to 1;
+            None if that was not kept.
         epochs: A mapping per epoch: ``epoch``, ``train_loss``, ``validation_accuracy``.
         settings: The settings as YAML.
         command: What writes the page again.
@@ -44,6 +49,9 @@ class Page:
     accuracy: float | None = None
     num_test_images: int | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    answers: ImageAnswers | None = None
+    no_answers: str = ""
+    stability: Mapping[str, float] | None = None
     epochs: Sequence[Mapping[str, float | None]] = ()
     settings: str = ""
     command: str = ""
@@ -65,7 +73,15 @@ def write_page(path: str | os.PathLike[str], page: Page) -> Path:
     """
     need_page()
     data = _data(page)
-    return write_html(path, "run", data, page=page, result=_result(page))
+    return write_html(
+        path,
+        "run",
+        data,
+        page=page,
+        result=_result(page),
+        classes=[] if page.answers is None else by_class(page.answers),
+        mistakes=[] if page.answers is None else shown_mistakes(page.answers),
+    )
 
 
 def _data(page: Page) -> dict[str, Any]:
@@ -78,9 +94,21 @@ def _data(page: Page) -> dict[str, Any]:
     numbers = {row.site: number for number, row in enumerate(sites)}
     sensitive = _sensitive(page)
     blocks, operations = axes_of(sites)
+    stability = page.stability or {}
+    confusion, answers = (None, []) if page.answers is None else confusion_of(page.answers)
     return {
-        "sites": describe_sites(sites, {row.site: {"sensitive": sensitive.get(row.site, 0)} for row in sites}),
+        "sites": describe_sites(
+            sites,
+            {
+                row.site: {"sensitive": sensitive.get(row.site, 0)}
+                | ({"stays": round(stability[row.site], 4)} if row.site in stability else {})
+                for row in sites
+            },
+        ),
         "has_sensitive": bool(sensitive),
+        "has_stability": bool(stability),
+        "confusion": confusion,
+        "answers": answers,
         "ladder": [_step(each, numbers) for each in ladder],
         "own": own,
         "blocks": blocks,

@@ -2,22 +2,24 @@
 const state = { step: data.own, metric: "params", block: "", operation: "" };
 let views = [];
 
-function sites() {
-  return data.ladder[state.step].rows.map(([index, how, params, rank]) => ({ ...data.sites[index], how, params, rank }));
+function sites(step = state.step) {
+  return data.ladder[step].rows.map(([index, how, params, rank]) => ({ ...data.sites[index], how, params, rank }));
 }
 
 function cells() {
   const all = data.sites.reduce((sum, site) => sum + site.sensitive, 0);
-  return cellsOf(data.sites, sites()).map((one) => {
+  const stays = state.metric === "stays";
+  return cellsOf(data.sites, sites(stays ? data.own : state.step)).map((one) => {
     const share = all ? 100 * one.sensitive / all : 0;
     const [value, shown] = {
       params: [one.params, short(one.params)],
       sensitive: [share, share < 0.05 ? "<0.1" : share.toFixed(1)],
       how: [one.height, one.letters],
       rank: [one.rank, String(one.rank)],
+      stays: one.rated ? [100 * one.stays / one.rated, String(Math.round(100 * one.stays / one.rated))] : [0, ""],
     }[state.metric];
     return { block: one.block, operation: one.operation, place: one.place, params: one.params, how: one.how, value, shown };
-  }).filter((one) => one.params > 0 || one.value > 0).map((one) => one.value > 0 ? one : { ...one, shown: "" });
+  }).filter((one) => one.params > 0 || one.value > 0).map((one) => one.value > 0 || stays ? one : { ...one, shown: "" });
 }
 
 function fillTable() {
@@ -25,6 +27,7 @@ function fillTable() {
   at("sites").replaceChildren(...rows.map((site) => {
     const values = [site.id, site.block, site.operation, WORDS[site.how], number(site.params), number(site.size), site.rank || "–"];
     if (data.has_sensitive) values.push(number(site.sensitive));
+    if (data.has_stability) values.push(site.stays === undefined ? "–" : `${Math.round(100 * site.stays)} %`);
     const row = cellRow(values, (index) => index > 3, () => false);
     Object.assign(row.dataset, { block: site.block, operation: site.operation });
     return row;
@@ -43,6 +46,7 @@ function show() {
     sensitive: "Percent of the most sensitive parameters that this run selected; does not depend on the slider.",
     how: LETTERS_MEAN,
     rank: "The highest rank of a module in the cell.",
+    stays: "Percent of this run's parameters in the cell that one half of the batches alone would have tuned too; does not depend on the slider.",
   }[state.metric];
   const rows = cells();
   for (const view of views) view.data("rows", rows);
@@ -73,6 +77,7 @@ async function draw() {
     over,
   });
   await Promise.all(data.curves.map((curve, index) => embed(`curve-${index}`, curve)));
+  if (data.confusion) await embed("confusion", data.confusion, data.answers);
   show();
   document.body.dataset.ready = "yes";
 }
