@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import re
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from peft import get_peft_model
 from safetensors.torch import load_file
 
+import sensitune
 from sensitune_command import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +83,35 @@ def test_a_language_model_runs_from_scores_to_an_adapter() -> None:
     trained = [value for name, value in saved.items() if ".spt_up." in name or ".spt_sparse." in name]
     assert trained
     assert all(value.any() for value in trained)
+
+
+def test_the_preset_in_a_loop_of_ones_own_starts_along_the_gradient_and_is_slower_in_place() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3)
+    batches = [(torch.randn(2, 3, 32, 32), torch.tensor([0, index % 3])) for index in range(16)]
+    given = {"sensitune": sensitune, "torch": torch, "get_peft_model": get_peft_model, "model": model}
+    names = run("accuracy.md", given | {"batches": batches}, {'"0.4M"': "9_000"})
+    assert names["allocation"].trainable_params == 9_000
+    assert {group["lr"] for group in names["optimizer"].param_groups} == {1e-3, 1e-4}
+    sites = names["tuned"].base_model.site_parameters()
+    slow = {id(each) for group in names["groups"] if group.get("lr") == 1e-4 for each in group["params"]}
+    assert {role for roles in sites.values() for role, each in roles.items() if id(each) in slow} == {"sparse", "whole"}
+
+
+@functools.cache
+def help_of(command: str) -> str:
+    with redirect_stdout(io.StringIO()) as output:
+        assert main([command, "--help"]) == 0
+    return output.getvalue()
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(str(each.relative_to(ROOT)) for each in DOCS.rglob("*.md"))])
+def test_every_line_to_type_names_a_command_and_options_of_that_command(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    for command, rest in re.findall(r"^ {4}.*?\bsensitune ([a-z]+)\b(.*)$", text, re.MULTILINE):
+        assert command in COMMANDS, command
+        typed = rest.partition(" #")[0]
+        assert set(OPTION.findall(typed)) <= set(OPTION.findall(help_of(command))), (command, rest)
 
 
 @pytest.mark.parametrize("page", ["start.md", "own_images.md", "choosing.md", "errors.md", "method.md"])
