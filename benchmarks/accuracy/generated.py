@@ -36,6 +36,10 @@ SCRIPTS = {
     "Thai": ("NotoSansThai", 0x0E01, 0x0E46),
 }
 STYLES = ("Regular", "Bold")
+LETTERINGS = tuple(
+    f"{family}-{style}" for family in ("NotoSans", "NotoSerif") for style in (*STYLES, "Italic", "BoldItalic")
+)
+KINDS = ("sphere", "box", "cylinder")
 SHAPES = ("ellipse", "rectangle", "rhombus")
 NUM_PLACES = 16
 NUM_ANGLES = 8
@@ -55,6 +59,20 @@ def scripts(cache: Path) -> list[Example]:
         style = STYLES[generator.integers(len(STYLES))]
         font = ImageFont.truetype(folder / f"{SCRIPTS[script][0]}-{style}.ttf", int(generator.integers(36, 64)))
         examples.append(Example(_glyph(letter, font, generator), script, f"{script} {_base(letter)}"))
+    return examples
+
+
+def lettering(cache: Path) -> list[Example]:
+    """Latin letters by their lettering, of eight; a letter keeps to one split."""
+    folder = fetch(FONTS, cache) / "usr/share/fonts/truetype/noto"
+    letters = _letters(folder, *SCRIPTS["Latin"])
+    generator = np.random.default_rng(3)
+    examples = []
+    for number in range(NUM_PICTURES):
+        name = LETTERINGS[number % len(LETTERINGS)]
+        letter = letters[generator.integers(len(letters))]
+        font = ImageFont.truetype(folder / f"{name}.ttf", int(generator.integers(36, 64)))
+        examples.append(Example(_glyph(letter, font, generator), name, _base(letter)))
     return examples
 
 
@@ -166,8 +184,8 @@ def sprites_orientation(cache: Path) -> list[Example]:
 
 
 @lru_cache(maxsize=1)
-def _scenes(cache: Path) -> list[tuple[Image.Image, int, float]]:
-    """Rendered scenes, with the number of things in them and the distance of the nearest one's centre."""
+def _scenes(cache: Path) -> list[tuple[Image.Image, int, float, str]]:
+    """Rendered scenes, with the number of things in them, the distance of the nearest one's centre, and its kind."""
     sys.path.insert(0, str(fetch(BULLET, cache)))
     bullet = importlib.import_module("pybullet")
     client = bullet.connect(bullet.DIRECT)
@@ -178,21 +196,22 @@ def _scenes(cache: Path) -> list[tuple[Image.Image, int, float]]:
         bullet.disconnect(client)
 
 
-def _scene(bullet: Any, generator: np.random.Generator) -> tuple[Image.Image, int, float]:
+def _scene(bullet: Any, generator: np.random.Generator) -> tuple[Image.Image, int, float, str]:
     bullet.resetSimulation()
     shade = generator.uniform(0.35, 0.65)
     _place(bullet, (0, 0, -0.05), bullet.GEOM_BOX, (shade, shade, shade, 1), halfExtents=[40, 40, 0.05])
     eye = np.array([generator.uniform(-1, 1), -9 + generator.uniform(-0.5, 0.5), 6 + generator.uniform(-0.5, 0.5)])
     centres = _centres(int(generator.integers(COUNTS.start, COUNTS.stop)), generator)
-    for x, y in centres:
-        _thing(bullet, x, y, generator)
+    kinds = [_thing(bullet, x, y, generator) for x, y in centres]
     view = bullet.computeViewMatrix(list(eye), [0, 0.5, 0], [0, 0, 1])
     lens = bullet.computeProjectionMatrixFOV(50, 1, 0.1, 60)
     options = {"renderer": bullet.ER_TINY_RENDERER, "lightDirection": [3, -4, 8], "shadow": 1}
     _, _, pixels, _, _ = bullet.getCameraImage(PIXELS, PIXELS, view, lens, **options)
     image = np.asarray(pixels, dtype=np.uint8).reshape(PIXELS, PIXELS, 4)[..., :3]
-    nearest = min(float(np.linalg.norm(np.array([x, y, 0.4]) - eye)) for x, y in centres)
-    return Image.fromarray(image), len(centres), nearest
+    nearest, kind = min(
+        (float(np.linalg.norm(np.array([*where, 0.4]) - eye)), kind) for where, kind in zip(centres, kinds, strict=True)
+    )
+    return Image.fromarray(image), len(centres), nearest, kind
 
 
 def _centres(count: int, generator: np.random.Generator) -> list[tuple[float, float]]:
@@ -205,7 +224,8 @@ def _centres(count: int, generator: np.random.Generator) -> list[tuple[float, fl
     return centres
 
 
-def _thing(bullet: Any, x: float, y: float, generator: np.random.Generator) -> None:
+def _thing(bullet: Any, x: float, y: float, generator: np.random.Generator) -> str:
+    """Put a thing of random kind, colour and size there."""
     colour = (*generator.uniform(0.1, 1, size=3), 1)
     size = generator.uniform(0.3, 0.55)
     kind = generator.integers(3)
@@ -215,6 +235,7 @@ def _thing(bullet: Any, x: float, y: float, generator: np.random.Generator) -> N
         _place(bullet, (x, y, size), bullet.GEOM_BOX, colour, halfExtents=[size * 0.9] * 3)
     else:
         _place(bullet, (x, y, size), bullet.GEOM_CYLINDER, colour, radius=size * 0.8, length=2 * size)
+    return KINDS[kind]
 
 
 def _place(bullet: Any, where: tuple[float, ...], shape: int, colour: tuple[float, ...], **sizes: Any) -> None:
@@ -224,14 +245,19 @@ def _place(bullet: Any, where: tuple[float, ...], shape: int, colour: tuple[floa
 
 def scene_count(cache: Path) -> list[Example]:
     """How many things stand in a scene: 3 to 8."""
-    return [Example(image, str(count), str(index)) for index, (image, count, _) in enumerate(_scenes(cache))]
+    return [Example(image, str(count), str(index)) for index, (image, count, *_) in enumerate(_scenes(cache))]
 
 
 def scene_distance(cache: Path) -> list[Example]:
     """How far the nearest thing is from the eye, in 6 bins that hold as many scenes each."""
     scenes = _scenes(cache)
-    edges = np.quantile([distance for _, _, distance in scenes], np.linspace(0, 1, NUM_DISTANCES + 1)[1:-1])
+    edges = np.quantile([distance for _, _, distance, _ in scenes], np.linspace(0, 1, NUM_DISTANCES + 1)[1:-1])
     return [
         Example(image, str(int(np.searchsorted(edges, distance))), str(index))
-        for index, (image, _, distance) in enumerate(scenes)
+        for index, (image, _, distance, _) in enumerate(scenes)
     ]
+
+
+def scene_nearest(cache: Path) -> list[Example]:
+    """Of which kind the thing is that is nearest to the eye."""
+    return [Example(image, kind, str(index)) for index, (image, _, _, kind) in enumerate(_scenes(cache))]

@@ -56,6 +56,10 @@ TASKS: Mapping[str, Task] = {
     "sprites_orientation": Task("structured", generated.sprites_orientation),
     "scene_count": Task("structured", generated.scene_count, (BULLET,)),
     "scene_distance": Task("structured", generated.scene_distance, (BULLET,)),
+    # What the method auto is judged on: the three took no part in anything that was chosen.
+    "more_clipart": Task("natural", pictures.more_clipart, (CLIPART,)),
+    "lettering": Task("specialised", generated.lettering, (FONTS,)),
+    "scene_nearest": Task("structured", generated.scene_nearest, (BULLET,)),
 }
 
 
