@@ -61,7 +61,6 @@ MISTAKES: dict[str, list[str]] = {
     "allocation.rank": [*COUNT, "193", "100000"],
     "allocation.alpha": ["0.5", "0", "-1", "abc", "", "nan", "inf"],
     "allocation.beta": ["0.5", "0", "-1", "abc", "", "nan", "inf"],
-    "allocation.placement": CHOICE,
     "allocation.lora_start": CHOICE,
     "allocation.servable": SWITCH,
     "allocation.peft": ["", "{", "{}", "[]", '{"peft_type": "NONE"}', '{"peft_type": "LORA", "q": 1}', "missing.json"],
@@ -175,7 +174,6 @@ run --model m --data d --output folder/../sweep.yaml
 run --method lora --budget 5 --model m --data d
 run --method head --allocation.tau 5 --model m --data d
 run --method sparse --allocation.lora-start gradient --model m --data d
-run --method lora --allocation.placement knapsack --model m --data d
 run --budget 5 --allocation.tau 5 --model m --data d
 run --data.shots 5 --data.max-train 5 --model m --data d
 run --output run --epochs 9

@@ -45,11 +45,6 @@ def nothing_in(folder: Path) -> bool:
         ({"allocation": {"method": "random-lora", "budget": 200}}, BudgetError, "pays for no lora of rank 4"),
         ({"allocation": {"budget": None, "tau": 10**7}}, ArgumentError, "`tau` must lie between 1 and the 890,112 sca"),
         (
-            {"allocation": {"placement": "knapsack", "budget": "900%"}},
-            BudgetError,
-            "exceeds what the placement knapsack can use",
-        ),
-        (
             {"allocation": {"method": "peft", "budget": None, "peft": {"peft_type": "LORA", "target_modules": ["no"]}}},
             ArgumentError,
             "PEFT cannot put the configuration",

@@ -99,7 +99,7 @@ def test_the_scores_are_the_squares_of_the_gradients_of_the_mean_loss() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("criterion", ["weight_gradient", "gradient_over_weight", "signal_to_noise"])
+@pytest.mark.parametrize("criterion", ["weight_gradient", "gradient_over_weight", "absolute_gradient_sum"])
 def test_every_criterion_works_by_layer(criterion: Any) -> None:
     options = {"criterion": criterion, "keep_gradients": True, "keep_halves": True}
     found, expected = (score(mixed(), pairs((5, 4, 7, 3)), by_layer=by, **options) for by in (True, False))
@@ -187,7 +187,7 @@ def test_an_offloaded_weight_has_no_value_for_a_criterion_that_reads_it() -> Non
         score(model, tokens(), criterion="weight_gradient")
 
 
-@pytest.mark.parametrize("criterion", ["squared_gradient", "signal_to_noise", "magnitude"])
+@pytest.mark.parametrize("criterion", ["squared_gradient", "absolute_gradient_sum", "magnitude"])
 def test_scores_that_go_to_a_file_are_the_same_and_stay_there(criterion: Any, tmp_path: Path) -> None:
     path = tmp_path / "new" / "scores.safetensors"
     data = {"keep_gradients": True, "micro_batch_size": 2} if criterion != "magnitude" else {}

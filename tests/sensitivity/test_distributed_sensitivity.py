@@ -55,8 +55,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "file": {"score_file": "scores.safetensors"},
     # The sums are finished after they are complete: the mean of two finished scores would be another.
     "absolute_gradient_sum": {"criterion": "absolute_gradient_sum", "score_dtype": torch.float64},
-    "signal_to_noise": {"criterion": "signal_to_noise", "score_dtype": torch.float64, "micro_batch_size": 3},
-    "normalised": {"criterion": "normalised_squared_gradient", "score_dtype": torch.float64},
 }
 
 

@@ -5,10 +5,9 @@ where c ≥ P / alpha (LoRA: P = r·(in + out); Adapter: P = 2·r·out + r + out
 c ≥ n / beta, and everywhere else exactly the selected scalars are trained (He et al., ICCV 2023, section 3.3). Under a
 budget the ranking is walked down until the cost equals it (`allocate`).
 
-`knapsack_allocation` goes beyond the paper: from the accumulated gradient it works out what each rank of each matrix,
-and each single scalar, captures per parameter, and spends the budget there. `compute_lora_start` then lets each LoRA
-start along that gradient. `lora_allocation` places LoRAs alone, for trainers that know nothing else. The others are
-baselines: the same everywhere, chance, or another paper's rule.
+`compute_lora_start` goes beyond the paper: it lets each LoRA start along the accumulated gradient. `lora_allocation`
+places LoRAs alone, for trainers that know nothing else. The others are baselines: the same everywhere, chance, or
+another paper's rule.
 
 Pure CPU code: it sees scores, gradients and sites, never a model.
 
@@ -32,13 +31,12 @@ from sensitune.allocation._allocate import allocate
 from sensitune.allocation._allocation import Allocation
 from sensitune.allocation._budget import parse_budget
 from sensitune.allocation._cost import StructuredType, check_rank, module_params
-from sensitune.allocation._knapsack import knapsack_allocation
 from sensitune.allocation._lora_allocation import lora_allocation
 from sensitune.allocation._lora_start import compute_lora_start
 from sensitune.allocation._matrices import matrices_alone
 from sensitune.allocation._overlap import overlap
 from sensitune.allocation._published import load_published_allocation
-from sensitune.allocation._room import check_budget, check_knapsack_budget
+from sensitune.allocation._room import check_budget
 from sensitune.allocation._rows import GroupRow, SiteRow, group_rows
 from sensitune.allocation._stability import Stability, placement_stability
 from sensitune.allocation.baselines import (
@@ -59,13 +57,11 @@ __all__ = [
     "StructuredType",
     "allocate",
     "check_budget",
-    "check_knapsack_budget",
     "check_layerwise_budget",
     "check_neuron_budget",
     "check_rank",
     "compute_lora_start",
     "group_rows",
-    "knapsack_allocation",
     "layerwise_allocation",
     "load_published_allocation",
     "lora_allocation",

@@ -37,7 +37,7 @@ class Allocation:
         budget: The number of trainable parameters that was asked for; None if `tau` was given, or nothing.
         alpha: A matrix is structured from ``P / alpha`` selected scalars on; None where no ranking was used.
         beta: A vector of size n is tuned whole from ``n / beta`` selected scalars on; None where no ranking was used.
-        rule: How the choice was made: ``"spt"``, ``"knapsack"``, or the name of a baseline.
+        rule: How the choice was made: ``"spt"``, or the name of a baseline.
         always_trained: Names of the parameters trained whole whatever the ranking (class token); empty for head only.
         metadata: Where the allocation comes from, JSON-ready: criterion, number of batches, model, seed, versions.
 

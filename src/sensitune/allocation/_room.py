@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sensitune.allocation._budget import check_maximum, read_budget
+from sensitune.allocation._budget import read_budget
 from sensitune.allocation._cost import Rules, StructuredType, check_rank
 from sensitune.allocation._solve import check_tau, check_usable
 from sensitune.sites import ModelOutline, Site
@@ -42,27 +42,6 @@ def check_budget(
     if budget is not None:
         usable = outline.always_trained_params + sum(_most(site, rules) for site in outline.sites)
         check_usable(rules, read_budget(budget, outline), usable)
-
-
-def check_knapsack_budget(outline: ModelOutline, budget: int | str) -> None:
-    """Refuse what `knapsack_allocation` would refuse whatever the gradients.
-
-    Args:
-        outline: The model.
-        budget: As in `knapsack_allocation`, one only.
-
-    Raises:
-        BudgetError: If the budget is below what is always trained, above what can be used, or cannot be read.
-    """
-    full_ranks = [
-        min(site.in_features, site.out_features) * (site.in_features + site.out_features)
-        if site.kind == "matrix"
-        else site.numel
-        for site in outline.sites
-    ]
-    check_maximum(
-        read_budget(budget, outline), outline.always_trained_params + sum(full_ranks), "the placement knapsack"
-    )
 
 
 def _most(site: Site, rules: Rules) -> int:

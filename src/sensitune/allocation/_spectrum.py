@@ -1,10 +1,9 @@
-"""The singular values and directions of a matrix site's accumulated gradient."""
+"""The leading directions of a matrix site's accumulated gradient."""
 
 from __future__ import annotations
 
 import torch
 
-from sensitune.allocation._cut import Floats
 from sensitune.errors import NonFiniteError
 from sensitune.sensitivity import Sensitivity
 from sensitune.sites import Site
@@ -33,21 +32,6 @@ def finite_gradient(sensitivity: Sensitivity, site: Site) -> torch.Tensor:
 def as_matrix(site: Site, tensor: torch.Tensor) -> torch.Tensor:
     """A matrix site's tensor as ``[out, in]``, however it is stored."""
     return tensor.t() if site.transposed else tensor.flatten(1)
-
-
-def leading_energies(matrix: torch.Tensor, most: int) -> Floats:
-    """The squares of the largest singular values.
-
-    Args:
-        matrix: ``[out, in]``.
-        most: How many, at most.
-
-    Returns:
-        At most `most` numbers, falling, float64.
-    """
-    values = torch.linalg.svdvals(matrix)[:most].double().square()
-    energies: Floats = values.cpu().numpy()
-    return energies
 
 
 def leading_directions(matrix: torch.Tensor, rank: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from sensitune.runs.methods import METHODS, AutoMethod, Method
 from sensitune.training import Recipe
 
 RECORDED_KEY: Final = "recorded"
-_OF_SOME_METHODS: Final = ("budget", "tau", "placement", "lora_start", "servable", "peft")
+_OF_SOME_METHODS: Final = ("budget", "tau", "lora_start", "servable", "peft")
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,4 @@ def _check_method(settings: AllocationSettings) -> None:
     if settings.tau is not None and settings.budget is not None:
         raise ArgumentError(
             f"Give `allocation.budget` or `allocation.tau`, not both. Got {settings.budget!r} and {settings.tau:,}."
-        )
-    if settings.tau is not None and settings.placement == "knapsack":
-        raise ArgumentError(
-            f"The placement knapsack spends an `allocation.budget`; it has no `allocation.tau`. Got {settings.tau:,}."
         )

@@ -37,7 +37,7 @@ def _others(run: Run, own: Allocation, steps: int) -> list[Allocation]:
     method, settings, sensitivity = run.config.method, run.config.allocation, run.known_sensitivity()
     if sensitivity is None or not method.follows_scores or not own.trainable_params:
         return []
-    if own.rule == "spt" and settings.placement == "threshold":
+    if own.rule == "spt":
         rule: dict[str, Any] = {
             "structured": own.structured_type,
             "rank": settings.rank,

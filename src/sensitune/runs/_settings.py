@@ -13,7 +13,6 @@ from sensitune.runs.methods import METHODS, read_peft
 from sensitune.sensitivity import CriterionName
 
 MethodName = Annotated[str, Rule(f"one of {', '.join(METHODS)}", METHODS.__contains__)]
-Placement = Literal["threshold", "knapsack"]
 LoraStart = Literal["random", "gradient"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -63,9 +62,6 @@ class AllocationSettings:
     """A matrix gets a module if it holds at least 1/alpha of the module's size in selected parameters."""
     beta: AtLeastOne = 5.0
     """A vector is tuned whole if at least 1/beta of it is selected."""
-    placement: Placement = "threshold"
-    """How spt-lora spends its budget: by the published thresholds, or where a parameter gains most, each matrix with
-    the rank that pays."""
     lora_start: LoraStart = "random"
     """Where a LoRA's down projection starts: at random, or along the directions in which the loss falls fastest."""
     servable: bool = False

@@ -14,10 +14,6 @@ criterion                       score                       it asks
                                                             2019)
 ``gradient_over_weight``        ``Σ |g| / max(|w|, 1e-8)``  what would change most relative to its size
 ``absolute_gradient_sum``       ``|Σ g|``                   what a step of a fixed length, as Adam's first is, gains
-``signal_to_noise``             ``(Σ g)² / Σ g²``           whether the batches agree on the direction: from 0 to
-                                                            their number, about 1 where the gradient is noise
-``normalised_squared_gradient`` ``Σ g² / its site's mean``  what stands out within its own site, so that no site wins
-                                                            by its scale alone
 ``magnitude``                   ``|w|``                     nothing of the data
 ``random``                      uniform in (0, 1]           nothing at all: what a choice without information costs
 =============================== =========================== ==========================================================

@@ -1,8 +1,8 @@
 """Sums that grow while a backward pass runs.
 
 Each gradient is folded into its sums and freed the moment autograd has finished it, so that no full gradient of the
-model ever exists: the peak is the criterion's sums (one or two per parameter; on disk, if the store is), the largest
-gradient, and the activations.
+model ever exists: the peak is the criterion's sums (on disk, if the store is), the largest gradient, and the
+activations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from sensitune.sensitivity._criteria import GradientCriterion, Term, plain_gradi
 from sensitune.sensitivity._store import MemoryStore, Store
 from sensitune.sensitivity._taps import all_attached, find_taps
 from sensitune.sensitivity._weights import Weight
-from sensitune.sites import Site
 
 # Scalars that a criterion sees at once: bounds its temporaries. On a processor they then stay in its cache, which makes
 # the whole three times as fast; elsewhere each chunk costs the start of a few kernels.
@@ -43,8 +42,8 @@ class Accumulator:
         keep_halves: See `estimate_sensitivity`.
 
     Attributes:
-        sums: Parameter name -> sum so far, for each term of the criterion; then for the gradients, if they are kept;
-            then for each term over every second batch, if the halves are kept.
+        sums: Parameter name -> sum so far: the criterion's; then the gradients', if they are kept; then the
+            criterion's over every second batch, if the halves are kept.
         seen: Names of the parameters that had a gradient in at least one batch.
         complete: Set before a backward pass: False while the gradients of a batch are still being added up over its
             micro-batches, True for the last of them.
@@ -63,8 +62,7 @@ class Accumulator:
         keep_gradients: bool = False,
         keep_halves: bool = False,
     ) -> None:
-        own = [score_dtype] * len(criterion.terms)
-        dtypes = own + [torch.float32] * keep_gradients + own * keep_halves
+        dtypes = [score_dtype] + [torch.float32] * keep_gradients + [score_dtype] * keep_halves
         self._store = store or MemoryStore()
         self.sums = [
             {name: self._store.zeros(weight.shape, dtype, weight.device) for name, weight in weights.items()}
@@ -82,43 +80,37 @@ class Accumulator:
         self._parts: dict[str, torch.Tensor] = {}
         self._backward = False
         self._criterion = criterion
-        self._terms = criterion.terms + (plain_gradient,) * keep_gradients
+        self._terms = [criterion.term] + [plain_gradient] * keep_gradients
         self._totals: dict[str, torch.Tensor] = {}
 
-    def scores(self, sites: Sequence[Site]) -> dict[str, torch.Tensor]:
+    def scores(self) -> dict[str, torch.Tensor]:
         """Parameter name -> score on the CPU, once the sums are complete. Uses up the criterion's sums."""
-        finished = self._criterion.finish(self.sums[: len(self._criterion.terms)], sites)
-        return {name: score.cpu() for name, score in finished.items()}
+        return {name: self._criterion.finish(total).cpu() for name, total in self.sums[0].items()}
 
-    def halves(self, sites: Sequence[Site]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
+    def halves(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
         """The scores of the first, third, ... batch and of the others on the CPU in bfloat16, if they are kept.
 
-        The first is what the second leaves of the whole; their sums are used up.
-
-        Args:
-            sites: The ranked sites.
+        The first is what the second leaves of the whole; the second's sums are used up.
 
         Returns:
             Parameter name -> score, twice; to be asked before `scores`.
         """
-        number = len(self._criterion.terms)
         if len(self.sums) == len(self._terms):
             return None
-        whole, second = self.sums[:number], self.sums[-number:]
-        first = [
-            {name: total - part[name] for name, total in sums.items()} for sums, part in zip(whole, second, strict=True)
-        ]
+        whole, second = self.sums[0], self.sums[-1]
+        first = {name: total - second[name] for name, total in whole.items()}
+        finish = self._criterion.finish
         one, other = (
-            {name: score.clamp_(min=0).to("cpu", torch.bfloat16) for name, score in finished.items()}
-            for finished in (self._criterion.finish(sums, sites) for sums in (first, second))
+            {name: finish(total).clamp_(min=0).to("cpu", torch.bfloat16) for name, total in half.items()}
+            for half in (first, second)
         )
         return one, other
 
     def gradients(self) -> dict[str, torch.Tensor] | None:
         """Parameter name -> sum of the gradients on the CPU in float32, if they are kept."""
-        if len(self._terms) == len(self._criterion.terms):
+        if len(self._terms) == 1:
             return None
-        return {name: total.cpu() for name, total in self.sums[len(self._criterion.terms)].items()}
+        return {name: total.cpu() for name, total in self.sums[1].items()}
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -204,8 +196,8 @@ class Accumulator:
                 f"The gradient of `{name}` arrives in several pieces. If the model checkpoints its activations, "
                 "use `use_reentrant=False`."
             )
-        # The halves' sums come last, and only every second batch is added to them.
-        terms = self._terms + self._criterion.terms * (self.second and len(self.sums) > len(self._terms))
+        # The halves' sum comes last, and only every second batch is added to it.
+        terms = self._terms + [self._criterion.term] * (self.second and len(self.sums) > len(self._terms))
         sums = [total[name] for total in self.sums[: len(terms)]]
         weight = self._weights[name].value().to(gradient.device) if self._criterion.reads_weight else gradient
         self._totals[name] = add_contributions(sums, weight, gradient, terms)

@@ -66,8 +66,8 @@ def estimate_sensitivity(
 
     The pass runs in eval mode, so dropout and drop-path are off unless asked for, and leaves the model exactly as
     found: weights, buffers, ``grad``, ``requires_grad``, training flags and the random state, also when it fails
-    half-way. Memory above the model's own: the criterion's sums (one per scored parameter; ``signal_to_noise`` two),
-    the largest gradient and the activations of one micro-batch; with `score_file` the sums are on disk.
+    half-way. Memory above the model's own: the criterion's sums (one per scored parameter), the largest gradient and
+    the activations of one micro-batch; with `score_file` the sums are on disk.
 
     Quantised linear layers (bitsandbytes, torchao) are scored as the matrices ``[out, in]`` that they compute with, and
     linear layers that accelerate has offloaded as if they were at hand: neither weight requires a gradient.
@@ -126,7 +126,7 @@ def estimate_sensitivity(
     Raises:
         AllocationMismatchError: If `sites` belong to another model.
         ArgumentError: If an option has a value it may not have.
-        DataError: If there are no batches, fewer than `num_batches` or than the criterion needs, one that cannot be
+        DataError: If there are no batches, fewer than `num_batches` or than `keep_halves` needs, one that cannot be
             read, or others in another process; if the loss is no classification and there is no `loss_fn`, or is not
             made up of those of its micro-batches.
         ModelError: If no gradient reaches the ranked parameters, the model is wrapped for several processes, its head
@@ -167,7 +167,10 @@ def estimate_sensitivity(
         one = Pass(model, accumulator, loss_fn, micro_batch_size, processes, seed if dropout else None)
         with naming_stage("scoring a batch", _PASS_NEEDS_LESS):
             details = one.run(batches, num_batches, progress)
-        _check_enough(criterion, details["num_batches"], halves=keep_halves)
+        if keep_halves and details["num_batches"] < 2:
+            raise DataError(
+                "`keep_halves` divides the batches and needs at least 2. Got 1. Give smaller ones, or leave it out."
+            )
         found = _score_gradients(accumulator, outline, details)
     metadata = {
         "criterion": criterion,
@@ -231,20 +234,6 @@ def _check_reads_data(criterion: CriterionName, **kept: bool) -> None:
         )
 
 
-def _check_enough(criterion: CriterionName, found: int, *, halves: bool) -> None:
-    needed = GRADIENT_CRITERIA[criterion].min_batches
-    if halves and found < 2 * needed:
-        raise DataError(
-            f"`keep_halves` divides the batches, and '{criterion}' needs at least {2 * needed} then. Got {found}. Give "
-            "more batches, smaller ones, or leave it out."
-        )
-    if found < needed:
-        raise DataError(
-            f"The criterion '{criterion}' compares batches and needs at least {needed}. Got {found}. "
-            "Give more batches, or smaller ones."
-        )
-
-
 def _check_unwrapped(model: nn.Module) -> None:
     if isinstance(model, nn.parallel.DistributedDataParallel):
         raise ModelError(
@@ -303,8 +292,8 @@ def _score_weights(
 
 def _score_gradients(accumulator: Accumulator, outline: ModelOutline, details: dict[str, Any]) -> _Found:
     without = {"without_gradient": _without_gradient(accumulator, outline)}
-    halves = accumulator.halves(outline.sites)  # first, for the scores use up the sums
-    return _Found(accumulator.scores(outline.sites), details | without, accumulator.gradients(), halves)
+    halves = accumulator.halves()  # first, for the scores use up the sums
+    return _Found(accumulator.scores(), details | without, accumulator.gradients(), halves)
 
 
 def _without_gradient(accumulator: Accumulator, outline: ModelOutline) -> list[str]:

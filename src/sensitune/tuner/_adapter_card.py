@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sensitune.tuner._plan import SitePlan
 
 _INDEX = "Adapters"
-_BY_SENSITIVITY = frozenset({"spt", "knapsack"})
 _PAPER = "[He et al., ICCV 2023](https://arxiv.org/abs/2303.08566)"
 _FORMS = {"lora": "LoRA", "adapter": "Adapter", "sparse": "sparse", "whole": "whole"}
 
@@ -39,7 +38,7 @@ def adapter_card(config: PeftConfig) -> ModelCard:
         placement, tags, imports = _placement(config), ("spt",), ["import sensitune  # registers SPT with PEFT"]
         title = f"An SPT adapter{of_base}"
         summary = f"An adapter of SPT, sensitivity-aware parameter-efficient fine-tuning ({_PAPER})."
-        if getattr(config, "rule", None) in _BY_SENSITIVITY:
+        if getattr(config, "rule", None) == "spt":
             summary += " The parameters that the task's loss is most sensitive to are trained."
     else:
         method = str(getattr(config.peft_type, "value", config.peft_type))

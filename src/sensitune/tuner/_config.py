@@ -52,7 +52,7 @@ class SptConfig(PeftConfig):
         layers_to_transform: Indices of the layers to tune, as in PEFT's LoRA.
         layers_pattern: Name of the layer list, as in PEFT's LoRA.
         site_plan: Site id -> what is done to it; written by `from_allocation`.
-        rule: How the placement came about, for the model card (``"spt"``, ``"knapsack"``, ``"uniform"``, ...).
+        rule: How the placement came about, for the model card (``"spt"``, ``"uniform"``, ...).
         trainable_params: Trained scalars without the head, for the model card; None when not from an allocation.
         budget: The budget of the allocation, for the model card.
         base_description: Class and checkpoint of the base, for the model card where the base has no name of its own.
@@ -119,7 +119,7 @@ class SptConfig(PeftConfig):
         """The configuration that trains exactly what an allocation says, and the head.
 
         Args:
-            allocation: From `allocate`, `knapsack_allocation` or one of the baselines.
+            allocation: From `allocate` or one of the baselines.
             dropout: As in `SptConfig`; the published recipe's 0.1 by default.
             drop_path: As in `SptConfig`; the published recipe's 0.1 by default.
             proj_adapter_input: What the Adapter of an attention output projection reads: its ``"output"`` like every

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 from tuned_models import IMAGES, add, make_allocation, mixed_allocation, seeded, tiny_vit, tune
 
 from sensitune import SptConfig, allocate, export_lora, outline_model
-from sensitune.allocation import Allocation, knapsack_allocation
+from sensitune.allocation import Allocation
 from sensitune.errors import ArgumentError, ExportError, ModelError
 from sensitune.sites import Site
 
@@ -381,16 +381,15 @@ def test_a_model_without_an_spt_adapter_is_refused(tmp_path: Path) -> None:
 @given(
     budget=st.integers(30, 900),
     structured=st.sampled_from(["lora", None]),
-    knapsack=st.booleans(),
+    rank=st.integers(1, 4),
     seed=st.integers(0, 5),
 )
 def test_what_is_allocated_to_be_served_is_never_refused(
-    name: str, budget: int, structured: Any, knapsack: bool, seed: int, tmp_path_factory: pytest.TempPathFactory
+    name: str, budget: int, structured: Any, rank: int, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     make, inputs = MODELS[name]
     sensitivity = random_sensitivity(make(), seed=seed)
-    rule = knapsack_allocation if knapsack else allocate
-    allocation = rule(sensitivity, budget=budget, structured=structured, servable=True)
+    allocation = allocate(sensitivity, budget=budget, structured=structured, rank=rank, servable=True)
     assert allocation.trainable_params == budget
     assert allocation.always_trained == ()
     tuned = tune(make(), allocation)

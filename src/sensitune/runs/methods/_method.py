@@ -117,4 +117,4 @@ class Method(ABC):
 
 
 def _looks_at_gradients(settings: AllocationSettings) -> bool:
-    return settings.placement == "knapsack" or settings.lora_start == "gradient"
+    return settings.lora_start == "gradient"

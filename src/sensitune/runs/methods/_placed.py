@@ -13,9 +13,7 @@ from sensitune.allocation import (
     StructuredType,
     allocate,
     check_budget,
-    check_knapsack_budget,
     check_rank,
-    knapsack_allocation,
     matrices_alone,
     random_allocation,
     random_structured_allocation,
@@ -79,9 +77,6 @@ def within_what_spt_can_use(structured: StructuredType | None) -> Fits:
 
     def fits(settings: AllocationSettings, outline: ModelOutline) -> None:
         ranked = matrices_alone(outline) if settings.servable else outline
-        if settings.placement == "knapsack":
-            check_knapsack_budget(ranked, _budget(settings))
-            return
         check_budget(ranked, **_rule(settings, structured))
 
     return fits
@@ -103,8 +98,6 @@ def by_sensitivity(structured: StructuredType | None) -> Place:
         settings: AllocationSettings, outline: ModelOutline, sensitivity: Sensitivity | None, seed: int
     ) -> Allocation:
         assert sensitivity is not None
-        if settings.placement == "knapsack":
-            return knapsack_allocation(sensitivity, budget=_budget(settings), servable=settings.servable)
         allocation: Allocation = allocate(sensitivity, **_rule(settings, structured), servable=settings.servable)
         return allocation
 

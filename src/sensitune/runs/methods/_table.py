@@ -33,7 +33,7 @@ from sensitune.runs.methods._whole import WholeMethod
 from sensitune.sensitivity import CriterionName
 from sensitune.sites import ModelOutline
 
-_THRESHOLDS = {"placement": "threshold", "alpha": 10.0, "beta": 5.0}
+_THRESHOLDS = {"alpha": 10.0, "beta": 5.0}
 
 
 def _presets(*, loras: bool) -> Mapping[PresetName, Preset]:
@@ -56,7 +56,7 @@ def _spt(
     return PlacedMethod(
         name=name,
         label=label,
-        takes=frozenset(takes | {"placement", "lora_start"} if loras else takes),
+        takes=frozenset(takes | {"lora_start"} if loras else takes),
         follows_scores=True,
         place=by_sensitivity(structured),
         fits=within_what_spt_can_use(structured),
