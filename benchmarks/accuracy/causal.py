@@ -36,7 +36,7 @@ from sensitune.tuner import apply_lora_start
 
 BUDGET = 610_560
 BATCH = 4
-RATES = (5e-4, 1.5e-3, 5e-3)
+RATES = (1.5e-3, 5e-3, 1.5e-2)
 DECIDING = "jargon"
 WAYS: Mapping[str, Way] = {
     "Norms": Way("vectors"),

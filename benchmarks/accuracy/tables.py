@@ -28,6 +28,8 @@ from sensitune.sweeps import RunKey, SweepConfig, SweepResult, SweepRun
 HERE = Path(__file__).parent
 ROWS = HERE.parent / "results/accuracy_long.jsonl"
 LANGUAGE_ROWS = HERE.parent / "results/accuracy_language.jsonl"
+AUTO_ROWS = HERE.parent / "results/accuracy_auto.jsonl"
+RULES_ROWS = HERE.parent / "results/accuracy_rules.jsonl"
 CAUSAL_ROWS = HERE.parent / "results/accuracy_causal.jsonl"
 PAGE = HERE.parents[1] / "docs/accuracy.md"
 
@@ -195,11 +197,47 @@ def causal_table(rows: Path = CAUSAL_ROWS) -> str:
     return "\n".join(lines) + "\n"
 
 
+def table_of(path: Path) -> str:
+    """Test accuracy of every method on every task of a file of one seed, and the mean on the validation pictures.
+
+    Args:
+        path: The rows.
+
+    Returns:
+        The table; a method that has not run every task has no means.
+    """
+    found = read_rows(path)
+    if not found:
+        return "No run yet.\n"
+    tasks = list(dict.fromkeys(row.task for row in found))
+    lines = [_line(["method", *tasks, "mean", "validation"]), _line(["---", *["---:"] * (len(tasks) + 2)])]
+    for method in dict.fromkeys(row.method for row in found):
+        by_task = {row.task: row for row in found if row.method == method}
+        own = [f"{_test(by_task[task]):.1f}" if task in by_task else "–" for task in tasks]
+        whole = len(by_task) == len(tasks)
+        mean = f"{fmean(map(_test, by_task.values())):.1f}" if whole else "–"
+        validation = f"{fmean(100 * (row.validation_accuracy or 0) for row in by_task.values()):.1f}" if whole else "–"
+        lines.append(_line([method, *own, mean, validation]))
+    return "\n".join(lines) + "\n"
+
+
+def auto_table() -> str:
+    """The method auto beside its candidates."""
+    return table_of(AUTO_ROWS)
+
+
+def rules_table() -> str:
+    """Rules and scores that were tried beside the preset's and are gone."""
+    return table_of(RULES_ROWS)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "long": long_table,
     "long_start": start_table,
     "language": language_table,
     "causal": causal_table,
+    "auto": auto_table,
+    "rules": rules_table,
 }
 
 
