@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -445,7 +446,9 @@ def write_index(docs: Path) -> Path:
     Returns:
         The page.
     """
-    listed = "\n".join([*(card.name for card in CARDS), "vit_b16_published"])
+    names = [*(card.name for card in CARDS), "vit_b16_published"]
+    listed = "\n".join(names)
+    rows = "\n".join(filter(None, map(_index_row, names)))
     return _write_page(
         docs,
         "index",
@@ -458,6 +461,10 @@ that does the same for you. A card is one model on one data set and says nothing
 allocations for [three tasks](vit_b16_published.md#three-tasks) lie in different depths. `make cards` writes them all
 again, from packages alone.
 
+| card | denser than the whole | where most of it lies |
+|---|---|---|
+{rows}
+
 ```{{toctree}}
 :maxdepth: 1
 
@@ -465,6 +472,18 @@ again, from packages alone.
 ```
 """,
     )
+
+
+def _index_row(name: str) -> str | None:
+    """What a card says in a line; None of one that says nothing of density."""
+    text = (ROOT / "docs/cards" / f"{name}.md").read_text(encoding="utf-8")
+    dense = re.search(r"^Denser than the whole, .*?: (.*)\.$", text, re.MULTILINE)
+    if dense is None:
+        return None
+    depths = [line.split("|") for line in text.partition("## By depth")[2].splitlines() if "%" in line]
+    most = max(depths, key=lambda cells: float(cells[4].strip(" %")))
+    title = text.partition("\n")[0].removeprefix("# ")
+    return f"| [{title}]({name}.md) | {dense[1]} | {most[1].strip()}: {most[4].strip()} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

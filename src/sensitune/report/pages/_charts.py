@@ -9,7 +9,7 @@ ROWS = "rows"
 """Name of the data that the script fills in: one row per block and operation."""
 
 _PICKED = " && ".join(f"(picked_{name} == null || datum.{name} == picked_{name})" for name in ("block", "operation"))
-_SIDES: tuple[tuple[int, Literal["left", "right"], int], ...] = ((0, "left", 7), (1, "right", -7))
+_SIDES: tuple[tuple[Literal["left", "right"], int], ...] = (("left", 7), ("right", -7))
 _OVER = "over_block == datum.block && over_operation == datum.operation"
 _SIGNALS = [
     *({"name": f"{what}_{name}", "value": None} for what in ("picked", "over") for name in ("block", "operation")),
@@ -54,7 +54,7 @@ def map_chart(blocks: Sequence[str], operations: Sequence[str], *, signed: bool 
         )
         .add_params(_pointer())
     )
-    words = base.mark_text(fontSize=9, cursor="pointer").encode(
+    words = base.mark_text(fontSize=_small_letters(operations), cursor="pointer").encode(
         text="shown:N",
         color=alt.condition("abs(datum.value) > 0.55 * top", alt.value("#ffffff"), alt.value("#0b2540")),
     )
@@ -81,7 +81,7 @@ def block_chart(blocks: Sequence[str], operations: Sequence[str]) -> dict[str, A
             x=alt.X("params:Q", title="trainable parameters", axis=alt.Axis(format="~s", tickCount=4)),
             color=alt.Color(
                 "operation:N",
-                scale=alt.Scale(domain=list(operations)),
+                scale=alt.Scale(domain=list(operations), scheme="tableau20"),
                 legend=alt.Legend(orient="bottom", columns=4, title=None),
             ),
             order=alt.Order("place:Q"),
@@ -153,7 +153,7 @@ def confusion_chart(class_names: Sequence[str]) -> dict[str, Any]:
     cells = base.mark_rect().encode(
         color=alt.Color("share:Q", scale=alt.Scale(scheme="blues", domain=[0, 1]), legend=None)
     )
-    words = base.mark_text(fontSize=9).encode(
+    words = base.mark_text(fontSize=_small_letters(class_names)).encode(
         text=alt.Text("count:Q", format=","),
         color=alt.condition("datum.share > 0.55", alt.value("#ffffff"), alt.value("#0b2540")),
     )
@@ -201,14 +201,25 @@ def accuracy_chart(*, params: bool, lines: int = 0) -> dict[str, Any]:
     points = dots.mark_point(size=70, filled=True, color="#1f77b4", opacity=1)
     if not params:
         return _spec(alt.layer(bars, points).properties(width="container", height=40 + 28 * lines))
-    # Names stand at alternating sides of their points: two methods of one budget and one accuracy share a place.
+    # Names stand inwards of their points, in turn above and below: methods of one budget share a place.
+    inwards = dots.transform_joinaggregate(first="min(params)", last="max(params)").transform_calculate(
+        side="2 * datum.params > datum.first + datum.last ? 'right' : 'left'"
+    )
     names = [
-        dots.transform_filter(f"datum.place % 2 == {side}")
-        .mark_text(align=align, dx=dx, dy=-8, fontSize=11, limit=160)
-        .encode(text="label:N")
-        for side, align, dx in _SIDES
+        inwards.transform_calculate(name=f"datum.side == '{align}' && datum.place % 2 == {turn} ? datum.label : ''")
+        .mark_text(align=align, dx=dx, dy=dy, fontSize=11, limit=160)
+        .encode(text="name:N")
+        for align, dx in _SIDES
+        for turn, dy in ((0, -8), (1, 10))
     ]
     return _spec(alt.layer(points, *names).properties(width="container", height=260))
+
+
+def _small_letters(columns: Sequence[str]) -> Any:
+    """Letters of a size that five of them fit into a cell, within reason."""
+    import altair as alt
+
+    return alt.ExprRef(f"max(6, min(9, width / {len(columns)} / 3))")
 
 
 def _pointer() -> Any:
