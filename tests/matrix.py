@@ -39,7 +39,9 @@ def requirements(kind: str) -> list[str]:
     lines = [*project["dependencies"], *extras["vision"], *extras["cli"]]
     if kind == "newest":
         return lines
-    return [re.sub(r">=\s*", "==", line) for line in lines]
+    # The small run's packages come in the same breath: installed later, they would raise what is to stay low.
+    small_run = [line for line in extras["demo"] if not line.startswith("sensitune")]
+    return [*(re.sub(r">=\s*", "==", line) for line in lines), *small_run]
 
 
 def python_of(version: str) -> str:
@@ -107,10 +109,6 @@ def count(python: Path, arguments: list[str]) -> dict[str, int]:
 
 def small_run(python: Path) -> bool:
     """One epoch on some of the demo's photographs, and an evaluation of the adapter."""
-    demo = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
-    pip(python, *(line for line in demo["demo"] if not line.startswith("sensitune")))
     output = CACHE / "small_run"
     shutil.rmtree(output, ignore_errors=True)
     sensitune = [str(python), "-m", "sensitune"]
