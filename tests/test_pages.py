@@ -52,7 +52,8 @@ def test_your_own_model_runs_from_scores_to_an_adapter(capsys: pytest.CaptureFix
 def test_the_example_of_the_method_gives_what_stands_below_it(capsys: pytest.CaptureFixture[str]) -> None:
     run("method.md", {}, {})
     page = (DOCS / "method.md").read_text(encoding="utf-8")
-    assert f"prints `{capsys.readouterr().out.strip()}`" in page
+    places, cost = capsys.readouterr().out.splitlines()
+    assert f"prints `{places}` and `{cost}`" in page
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
