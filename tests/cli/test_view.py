@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from html_pages import data_of
 
 from sensitune.allocation import Allocation, allocate, uniform_allocation
@@ -123,6 +124,32 @@ def test_a_sweeps_folder_becomes_its_table(
     assert "has no sweep.yaml" in capsys.readouterr().err
     assert main(["sweep", "mine.yaml", "--output", "swept", "--table"]) == 0
     assert Path("swept/sweep.yaml").exists()
+
+
+def test_node_data_names_the_nodes_of_the_exported_backbone(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, page = tmp_path / "nodes.json", tmp_path / "page.html"
+    assert main(["view", str(finished), "--output", str(page), "--no-images", "--model-explorer", str(file)]) == 0
+    assert f"node data: {file}" in capsys.readouterr().out
+    values = {name: found["value"] for name, found in json.loads(file.read_text())["results"].items()}
+    run = Run.load(finished)
+    backbone = run.ingredients.fresh_backbone()
+    graph = torch.export.export(backbone.model.eval(), (torch.zeros(2, 3, 32, 32),), strict=False).graph
+    assert values.keys() <= {node.name for node in graph.nodes}
+    allocation = run.allocation()
+    assert allocation is not None
+    assert sum(value for name, value in values.items() if name.startswith("p_")) == allocation.trainable_params
+    qkv = [row.params for row in allocation.table() if row.site.startswith("blocks.1.attn.qkv.weight")]
+    assert values["p_blocks_1_attn_qkv_weight"] == sum(qkv)
+    for arguments, complaint in (
+        ([finished / "allocation.safetensors"], "needs one run folder alone"),
+        ([finished, finished], "needs one run folder alone"),
+    ):
+        assert main(["view", *map(str, arguments), "--model-explorer", str(file)]) == 2
+        assert complaint in capsys.readouterr().err
+    assert main(["view", str(finished), "--model-explorer", "nodes.txt"]) == 2
+    assert "must name a file that ends in .json. Got 'nodes.txt'" in capsys.readouterr().err
 
 
 def test_the_sliders_budgets_are_placed_as_a_run_would_place_them(finished: Path) -> None:

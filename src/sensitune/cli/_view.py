@@ -19,6 +19,8 @@ from sensitune.cli._pages import (
     write_sweep,
 )
 from sensitune.errors import ArgumentError
+from sensitune.report import write_node_data
+from sensitune.runs import graph_nodes
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,7 +28,14 @@ def main(arguments: Sequence[str]) -> None:
     parse(view, arguments, command="view")
 
 
-def view(paths: tyro.conf.Positional[tuple[Path, ...]], /, *, output: Path | None = None, images: bool = True) -> None:
+def view(
+    paths: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    *,
+    output: Path | None = None,
+    images: bool = True,
+    model_explorer: Path | None = None,
+) -> None:
     """Write a page that opens in any browser, without a network: where the parameters went, and would at other budgets.
 
     Several runs or allocations are laid side by side, with what differs; a sweep's folder becomes its table, with
@@ -39,12 +48,30 @@ def view(paths: tyro.conf.Positional[tuple[Path, ...]], /, *, output: Path | Non
             compared, or a file beside the allocation.
         images: Show a run's most confident mistakes as small pictures; without, a page holds none of the data's images.
 
+        model_explorer: Also write, as JSON, how much is trained at each node of the model's graph, for Google's Model
+            Explorer; of one run.
+
     Raises:
         ArgumentError: If no path is given, one is given twice, or a folder holds nothing to see.
     """
     if not paths:
         raise ArgumentError("`paths` must name at least one run folder, allocation file or sweep. Got none.")
-    show_path(make_console(), "page", _write(paths, output, images, f"sensitune view {shlex.join(map(str, paths))}"))
+    if model_explorer is not None:
+        _check_graph(paths, model_explorer)
+    console = make_console()
+    show_path(console, "page", _write(paths, output, images, f"sensitune view {shlex.join(map(str, paths))}"))
+    if model_explorer is not None:
+        run = open_run(paths[0])
+        allocation = run.allocation()
+        assert allocation is not None  # it has a page
+        show_path(console, "node data", write_node_data(model_explorer, allocation, graph_nodes(run)))
+
+
+def _check_graph(paths: Sequence[Path], file: Path) -> None:
+    if len(paths) > 1 or not (paths[0] / "run.yaml").is_file():
+        raise ArgumentError("`--model-explorer` needs one run folder alone: the graph is that of its backbone.")
+    if file.suffix != ".json":
+        raise ArgumentError(f"`--model-explorer` must name a file that ends in .json. Got {os.fspath(file)!r}.")
 
 
 def _write(paths: Sequence[Path], output: Path | None, images: bool, command: str) -> Path:

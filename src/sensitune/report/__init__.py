@@ -23,6 +23,7 @@ from sensitune.report._allocation_table import allocation_table
 from sensitune.report._bars import figure_by_block, figure_by_operation
 from sensitune.report._comparison import ComparisonRow, comparison_table
 from sensitune.report._heat_map import figure_heat_map
+from sensitune.report._node_data import write_node_data
 from sensitune.report._style import BLUE, FAINT, GREEN, ORANGE, RULE, new_figure, save_figure, style
 from sensitune.report._table import Table
 from sensitune.report._task_table import TableRow, TaskTable
@@ -68,6 +69,7 @@ __all__ = [
     "style",
     "trials_table",
     "write_comparison_page",
+    "write_node_data",
     "write_page",
     "write_report",
     "write_sweep_page",

@@ -28,6 +28,7 @@ from sensitune.runs._config import RunConfig
 from sensitune.runs._evaluation import RecordedEvaluation
 from sensitune.runs._export import export
 from sensitune.runs._folder import RunFolder, check_finished
+from sensitune.runs._graph import graph_nodes
 from sensitune.runs._ladder import budget_ladder
 from sensitune.runs._launch import check_versions, joined_processes, surroundings
 from sensitune.runs._presets import preset_settings, with_preset
@@ -59,6 +60,7 @@ __all__ = [
     "compare",
     "comparing",
     "export",
+    "graph_nodes",
     "images_of_test_split",
     "joined_processes",
     "merge",
