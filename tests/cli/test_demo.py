@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from html_pages import data_of
 from small_runs import changed
 
 from sensitune_command import main
@@ -29,3 +30,12 @@ def test_the_demo_compares_draws_merges_and_predicts(
     assert "one seed (0) per method" in shown
     assert f"merged checkpoint: {tmp_path / 'spt-lora-merged.safetensors'}" in shown
     assert (tmp_path / "figures" / "accuracy.png").stat().st_size > 0
+    assert f"side by side: {tmp_path / 'comparison.html'}" in shown
+    page = tmp_path / "spt-lora" / "report.html"
+    assert f"open in a browser: {page}" in shown
+    assert data_of(page)["answers"]
+    assert [each["label"] for each in data_of(tmp_path / "comparison.html")["entries"]] == [
+        "Uniform LoRA",
+        "SPT-LoRA",
+        "SPT sparse only",
+    ]

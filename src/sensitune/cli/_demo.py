@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from sensitune._installed import need
 from sensitune.backbones import FOCUS_NAME, BackboneSpec, load_backbone
 from sensitune.cli._arguments import parse
 from sensitune.cli._console import make_console, reporting, show_path
-from sensitune.cli._pages import write_run_page
+from sensitune.cli._pages import write_comparison, write_run_page
 from sensitune.cli._run import comparison_row
 from sensitune.data import DataSettings
 from sensitune.report import allocation_table, comparison_table, write_report
@@ -65,7 +66,13 @@ def _demo(console: Console, settings: RunConfig, output: Path) -> None:
     show_path(console, "SPT-LoRA adapter", spt.folder.training.adapter)
     show_path(console, "merged checkpoint", merged)
     show_path(console, "everything else", output)
+    show_path(console, "side by side", _write_comparison(compared, output))
     show_path(console, "open in a browser", write_run_page(spt))
+
+
+def _write_comparison(compared: Sequence[Run], output: Path) -> Path:
+    command = f"sensitune view {shlex.quote(str(output))}"
+    return write_comparison([one.folder.path for one in compared], output / "comparison.html", command)
 
 
 def _introduction(settings: RunConfig) -> str:
