@@ -1,6 +1,7 @@
-"""Pictures of the pages of `sensitune view`, for docs/images, made of a finished demo.
+"""Pictures for docs/images: of the pages of `sensitune view`, made of a finished demo, or of the site.
 
     sensitune demo && sensitune view runs/demo && python docs/screenshots.py runs/demo
+    make docs && python docs/screenshots.py build/site
 
 It needs Debian's Chromium and playwright (`make install` brings it).
 """
@@ -40,14 +41,26 @@ def shoot(browser: Any, page: Path, width: int, scheme: str, start: str, stop: s
     return found.convert("RGB")
 
 
+def shoot_site(browser: Any, page: Path) -> Image.Image:
+    """Picture the upper part of a page of the site: the list of pages, and what it begins with."""
+    tab = browser.new_page(viewport={"width": 1100, "height": 760}, color_scheme="light")
+    tab.goto(page.resolve().as_uri())
+    found = Image.open(io.BytesIO(tab.screenshot()))
+    tab.close()
+    return found.convert("RGB")
+
+
 def main(folder: Path) -> None:
-    """Write all pictures."""
+    """Write all pictures of what the folder holds."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        for name, (page, width, scheme, start, stop) in SHOTS.items():
-            picture = shoot(browser, folder / page, width, scheme, start, stop)
+        if (folder / "cards/index.html").is_file():
+            pictures = {"site": shoot_site(browser, folder / "cards/index.html")}
+        else:
+            pictures = {name: shoot(browser, folder / page, *how) for name, (page, *how) in SHOTS.items()}
+        for name, picture in pictures.items():
             picture.save(IMAGES / f"{name}.webp", quality=65, method=6)
         browser.close()
 
