@@ -90,7 +90,8 @@ def test_a_model_without_a_head_gets_one_and_what_has_no_place_is_listed(tmp_pat
     folder = saved(ViTModel(ViTConfig(image_size=SIZE, patch_size=8, **sizes)), tmp_path / "trunk")
     backbone = load_backbone(str(folder), num_classes=3)
     assert logits(backbone.model).shape == (1, 3)
-    assert backbone.dropped == ("pooler.dense.bias", "pooler.dense.weight")
+    # Older releases of transformers put the trunk's name before it.
+    assert [name.removeprefix("vit.") for name in backbone.dropped] == ["pooler.dense.bias", "pooler.dense.weight"]
 
 
 def test_the_head_depends_on_the_seed_alone_and_the_hash_not_on_the_head(vit: Path) -> None:

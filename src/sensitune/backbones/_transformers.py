@@ -222,11 +222,11 @@ def _build(
         )
     model = model.float()
     head = () if keep_head else find_head(model)
-    misfits = {
-        "missing": sorted(name for name in found["missing_keys"] if not is_within(name, head)),
-        "of another shape": sorted(name for name, *_ in found["mismatched_keys"] if not is_within(name, head)),
-    }
-    problems = [count_names(names, what) for what, names in misfits.items() if names]
+    # Older releases say the names alone, newer ones the shapes with them.
+    reshaped = [each if isinstance(each, str) else each[0] for each in found["mismatched_keys"]]
+    misfits = {"missing": found["missing_keys"], "of another shape": reshaped}
+    outside = {what: sorted(name for name in names if not is_within(name, head)) for what, names in misfits.items()}
+    problems = [count_names(names, what) for what, names in outside.items() if names]
     if problems:
         raise CheckpointError(
             f"The weights of {spec.name} do not fit its config.json: {'; '.join(problems)}. Download it again."
