@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -42,6 +43,8 @@ _SHARED = ("run", "sensitivity", "allocate", "train", "evaluate")
 
 # PEFT imports torchao and bitsandbytes where they are installed, and they have remarks to make about themselves.
 _CHATTY = ("torch.utils._pytree", "bitsandbytes")
+# PEFT asks transformers' models for a property by its old name; whoever types a command cannot help that.
+_READ_BY_PEFT = "`is_gradient_checkpointing` is deprecated"
 
 
 class _Stopped(KeyboardInterrupt):
@@ -212,6 +215,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 2
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", _READ_BY_PEFT, FutureWarning)
     with _SIGNALS.end_at_once():
         run = import_module(f"sensitune.cli._{command}").main
     run(rest)

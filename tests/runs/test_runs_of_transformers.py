@@ -141,6 +141,7 @@ def test_methods_are_compared_on_it(on_vit: RunConfig, tmp_path: Path) -> None:
     assert all(run.train().test_accuracy_last is not None for run in runs)
 
 
+@pytest.mark.filterwarnings("error:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_commands_take_it_as_a_model(
     vit: Path, images: Path, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
