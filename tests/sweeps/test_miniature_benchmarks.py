@@ -208,10 +208,13 @@ def test_a_small_fgvc_goes_to_its_table_and_again_does_only_what_is_missing(tmp_
 
     missing = next((folder / "runs" / "cub").glob("*/*,retrained/seed1/evaluation.json"))
     missing.unlink()
+    answers = missing.parent / "answers.safetensors"
+    said = answers.read_bytes()
     sweep(recipe, data)
     after = files_of_the_runs(folder)
-    # The test's accuracy is said in the adapter's card too.
+    # The test's accuracy is said in the adapter's card too, and what the model says of each image is written with it.
     card = missing.parent / "adapter" / "README.md"
-    assert {path for path in after if after[path] != before[path]} == {missing, card}
+    assert {path for path in after if after[path] != before[path]} == {missing, card, answers}
+    assert answers.read_bytes() == said
     assert after.keys() == before.keys()
     assert {path: path.read_bytes() for path in folder.glob("table.*")} == tables

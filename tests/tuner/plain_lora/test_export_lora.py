@@ -381,7 +381,7 @@ def test_a_model_without_an_spt_adapter_is_refused(tmp_path: Path) -> None:
 @given(
     budget=st.integers(30, 900),
     structured=st.sampled_from(["lora", None]),
-    rank=st.integers(1, 4),
+    rank=st.integers(2, 5),
     seed=st.integers(0, 5),
 )
 def test_what_is_allocated_to_be_served_is_never_refused(
