@@ -109,6 +109,16 @@ class Study:
         started = time.perf_counter()
         loss = self._train(tuned, data.train, rate, how.in_place_rate, seed)
         seconds = time.perf_counter() - started
+        return self._row(corpus, way, seed, rate, tuned, allocation.trainable_params, round(loss, 6), round(seconds, 1))
+
+    def untouched(self, corpus: str) -> Row:
+        """The model as it is."""
+        return self._row(corpus, "Untouched", 0, 0.0, self._model, 0, None, 0.0)
+
+    def _row(
+        self, corpus: str, way: str, seed: int, rate: float, model: Any, cost: int, loss: float | None, seconds: float
+    ) -> Row:
+        data = self.parts[corpus]
         return Row(
             task=corpus,
             group="language",
@@ -116,44 +126,19 @@ class Study:
             settings=settings(rate),
             seed=seed,
             draw=None,
-            trainable_params=allocation.trainable_params,
+            trainable_params=cost,
             test_accuracy=None,
             validation_accuracy=None,
-            train_loss=round(loss, 6),
-            epochs=1,
-            seconds=round(seconds, 1),
+            train_loss=loss,
+            epochs=0 if loss is None else 1,
+            seconds=seconds,
             precision=self.precision,
             threads=torch.get_num_threads(),
             hardware=processor(),
             date=datetime.now(UTC).date().isoformat(),
             commit=commit(),
-            test_loss=round(self.loss(tuned, data.test), 6),
-            validation_loss=round(self.loss(tuned, data.validation), 6),
-        )
-
-    def untouched(self, corpus: str) -> Row:
-        """The model as it is."""
-        data = self.parts[corpus]
-        return Row(
-            task=corpus,
-            group="language",
-            method="Untouched",
-            settings=settings(0.0),
-            seed=0,
-            draw=None,
-            trainable_params=0,
-            test_accuracy=None,
-            validation_accuracy=None,
-            train_loss=None,
-            epochs=0,
-            seconds=0.0,
-            precision=self.precision,
-            threads=torch.get_num_threads(),
-            hardware=processor(),
-            date=datetime.now(UTC).date().isoformat(),
-            commit=commit(),
-            test_loss=round(self.loss(self._model, data.test), 6),
-            validation_loss=round(self.loss(self._model, data.validation), 6),
+            test_loss=round(self.loss(model, data.test), 6),
+            validation_loss=round(self.loss(model, data.validation), 6),
         )
 
     def _train(self, tuned: Any, rows: torch.Tensor, rate: float, in_place_rate: float, seed: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
+from worker_processes import run_workers
 
 from sensitune._processes import Processes
 from sensitune.errors import DataError, ModelError, SensituneError
@@ -82,18 +82,7 @@ class FakeSampler(DistributedSampler[Any]):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes wrote."""
     made = tmp_path_factory.mktemp("processes")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, str(rank), str(made)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(PROCESSES)
-    ]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=90)
-        assert worker.returncode == 0, errors
+    run_workers(__file__, made, count=PROCESSES)
     return made
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import quantised_models
 import torch
 from quantised_models import EVERY_KIND, MAKERS, batches, nf4, same_bytes, small, stored_bytes
 from safetensors.torch import load_file, save_file
@@ -20,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from tuned_models import mixed_allocation, trained, tune
+from worker_processes import run_workers
 
 from sensitune.sensitivity import estimate_sensitivity
 
@@ -90,19 +88,7 @@ def work(rank: int, folder: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes wrote."""
     made = tmp_path_factory.mktemp("processes")
-    support = str(Path(quantised_models.__file__).parent)
-    paths = os.pathsep.join([support, os.environ.get("PYTHONPATH", "")])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, str(rank), str(made)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(PROCESSES)
-    ]
-    errors = [worker.communicate(timeout=120)[1] for worker in workers]  # of all, before anything is held against one
-    assert not any(worker.returncode for worker in workers), errors
+    run_workers(__file__, made, count=PROCESSES)
     return made
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-import tuned_models
 from dense_reference import dense_weights
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tuned_models import make_allocation, seeded, trained, tune
+from worker_processes import run_workers
 
 from sensitune.allocation import Allocation
 from sensitune.sites import outline_model
@@ -158,14 +156,7 @@ def train_distributed(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_get_the_gradients_of_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", __file__]
-    support = str(Path(tuned_models.__file__).parent)
-    paths = os.pathsep.join([support, os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in range(PROCESSES)
-    ]
+    run_workers(__file__, tmp_path, count=PROCESSES)
     model = tuned_network()
     optimizer = torch.optim.SGD(trained(model).values(), lr=0.1)
     expected = {}
@@ -174,9 +165,6 @@ def test_two_processes_get_the_gradients_of_one(tmp_path: Path) -> None:
         backward(model, *data())
         expected |= {f"{step}.{name}": gradient for name, gradient in gradients(model).items()}
         optimizer.step()
-    for worker in workers:
-        _, errors = worker.communicate(timeout=90)
-        assert worker.returncode == 0, errors
     for rank in range(PROCESSES):
         torch.testing.assert_close(load_file(tmp_path / f"{rank}.safetensors"), expected)
 

@@ -150,5 +150,6 @@ def _hub_rows(name: str, split: str) -> Iterator[dict[str, Any]]:
         yield from load_dataset(name.removeprefix("hf:"), split=split)
     except Exception as error:  # almost any, by what is wrong with the repository or the network
         raise DataError(
-            f"{show_name(name)} cannot be loaded ({type(error).__name__}: {shorten(str(error))})."
+            f"{show_name(name)} cannot be loaded ({type(error).__name__}: {show_reason(error)}). Give hf:OWNER/NAME "
+            "of a data set that can be reached, or a .jsonl, .csv or .tsv file."
         ) from error

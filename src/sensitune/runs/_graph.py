@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from sensitune._schema import show_reason
 from sensitune.errors import ModelError
 from sensitune.runs._run import Run
 
@@ -26,7 +27,8 @@ def graph_nodes(run: Run) -> dict[str, list[str]]:
         program = torch.export.export(backbone.model.eval(), (image,), strict=False)
     except Exception as error:  # whatever a model's forward can raise, and the tracer's own
         raise ModelError(
-            f"{backbone.spec.name} cannot be exported as a graph by torch.export ({type(error).__name__}: {error})."
+            f"{backbone.spec.name} cannot be exported as a graph by torch.export ({type(error).__name__}: "
+            f"{show_reason(error)}). Leave `--model-explorer` out: the page itself needs no graph."
         ) from error
     parameters = program.graph_signature.inputs_to_parameters
     return {
